@@ -1,0 +1,718 @@
+"""The text encoder-decoder: read the input once, keep its keys and values, decode with a small decoder.
+
+Shape of "Return of the Encoder" (arXiv 2501.16273): RMSNorm before every sub-layer, rotary positions in both
+self-attentions and none in cross-attention, grouped-query attention, one embedding for encoder, decoder and head.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_encdec_slm import EncDecSLMConfig, EncDecSLMDecoderConfig, EncDecSLMEncoderConfig
+
+
+try:
+    from transformers.modeling_utils import slice_logits_to_keep
+except ImportError:  # transformers < 5.21
+
+    def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+        """Keeps the last `logits_to_keep` positions (0: all), or those that a tensor names."""
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return hidden_states[:, positions]
+
+
+logger = logging.get_logger(__name__)
+
+
+class EncDecSLMRMSNorm(nn.Module):
+    """Root mean square normalisation (arXiv 1910.07467, equation 4), computed in float32 whatever the dtype."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+class EncDecSLMMLP(nn.Module):
+    """Feed-forward block: two projections around an activation, or three if the activation is a gate."""
+
+    def __init__(self, config: EncDecSLMEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        # CODEPATH: dense in the original's checkpoints, gated in students that start from a Llama-family model
+        if config.gated_mlp:
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # CODEPATH: as above
+        if self.config.gated_mlp:
+            return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+class EncDecSLMRotaryEmbedding(nn.Module):
+    """Rotary position embeddings (arXiv 2104.09864): cosines and sines of the angles, one per position and pair.
+
+    `dynamic` NTK scaling takes its base from the length of the call alone. The library's own update also depends on
+    the calls before, so that the same input could give two results.
+    """
+
+    def __init__(self, config: EncDecSLMEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init_fn: Callable[..., tuple[torch.Tensor, float]] = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = rope_init_fn(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(
+        config: EncDecSLMEncoderConfig, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, float]:
+        """Returns the inverse frequencies, shape `(head_dim / 2,)`, and the scale of the embeddings, 1."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inv_freq = self.inv_freq
+        # CODEPATH: checkpoints with `rope_factor` > 1, for inputs longer than those trained on
+        if self.rope_type == "dynamic":
+            seq_len = position_ids.max() + 1
+            inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, device=x.device, seq_len=seq_len)
+        angles = position_ids[..., None].float() * inv_freq.to(device=x.device, dtype=torch.float)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos = angles.cos() * self.attention_scaling
+        sin = angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """Turns the pairs `(x1, x2)`, the two halves of the last dimension, by a right angle: `(-x2, x1)`."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def apply_rotary_pos_emb(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotates queries and keys, shape `(batch, heads, length, head_dim)`, by the angles of their positions."""
+    cos = cos.unsqueeze(unsqueeze_dim)
+    sin = sin.unsqueeze(unsqueeze_dim)
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+
+def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
+    """Repeats each key/value head for the `n_rep` consecutive query heads that share it."""
+    return hidden_states if n_rep == 1 else hidden_states.repeat_interleave(n_rep, dim=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, for those who want the weights: softmax(Q Kᵀ · scaling + mask) V, softmax in float32."""
+    key = repeat_kv(key, module.num_key_value_groups)
+    value = repeat_kv(value, module.num_key_value_groups)
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
+    return attn_output, attn_weights
+
+
+class EncDecSLMAttention(nn.Module):
+    """Grouped-query attention: encoder self-, decoder self- and cross-attention differ only in what they are given.
+
+    Query head `h` reads key/value head `h // num_key_value_groups`. Cross-attention projects the encoder states once;
+    afterwards the cache has their keys and values.
+    """
+
+    def __init__(
+        self, config: EncDecSLMEncoderConfig, layer_idx: int, is_causal: bool, key_value_size: int | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        query_size = config.num_attention_heads * self.head_dim
+        key_size = config.num_key_value_heads * self.head_dim
+        key_value_size = key_value_size or config.hidden_size
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(key_value_size, key_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(key_value_size, key_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        key_value_states: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query_states = self._split_heads(self.q_proj(hidden_states))
+
+        is_cross_attention = key_value_states is not None
+        cache, is_updated = past_key_values, False
+        if isinstance(past_key_values, EncoderDecoderCache):
+            if is_cross_attention:
+                cache = past_key_values.cross_attention_cache
+                is_updated = past_key_values.is_updated.get(self.layer_idx)
+            else:
+                cache = past_key_values.self_attention_cache
+
+        if is_updated:
+            key_states = cache.layers[self.layer_idx].keys
+            value_states = cache.layers[self.layer_idx].values
+        else:
+            states = key_value_states if is_cross_attention else hidden_states
+            key_states = self._split_heads(self.k_proj(states))
+            value_states = self._split_heads(self.v_proj(states))
+            if position_embeddings is not None:
+                query_states, key_states = apply_rotary_pos_emb(query_states, key_states, *position_embeddings)
+            if cache is not None:
+                key_states, value_states = cache.update(key_states, value_states, self.layer_idx)
+                if is_cross_attention and isinstance(past_key_values, EncoderDecoderCache):
+                    past_key_values.is_updated[self.layer_idx] = True
+
+        attention_interface: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = (
+            ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query_states,
+            key_states,
+            value_states,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.flatten(2)), attn_weights
+
+
+class EncDecSLMEncoderLayer(GradientCheckpointingLayer):
+    """Self-attention in both directions and a feed-forward block."""
+
+    def __init__(self, config: EncDecSLMEncoderConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.self_attn = EncDecSLMAttention(config, layer_idx, is_causal=False)
+        self.mlp = EncDecSLMMLP(config)
+        self.input_layernorm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attn_output, _ = self.self_attn(
+            self.input_layernorm(hidden_states), position_embeddings, attention_mask, **kwargs
+        )
+        hidden_states = hidden_states + attn_output
+        mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + nn.functional.dropout(mlp_output, p=self.dropout, training=self.training)
+
+
+class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
+    """Causal self-attention, cross-attention to the encoder states and a feed-forward block."""
+
+    def __init__(self, config: EncDecSLMDecoderConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.self_attn = EncDecSLMAttention(config, layer_idx, is_causal=True)
+        self.encoder_attn = EncDecSLMAttention(
+            config, layer_idx, is_causal=False, key_value_size=config.cross_attention_hidden_size
+        )
+        self.mlp = EncDecSLMMLP(config)
+        self.input_layernorm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.cross_attention_layernorm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attn_output, _ = self.self_attn(
+            self.input_layernorm(hidden_states), position_embeddings, attention_mask, past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + attn_output
+        attn_output, _ = self.encoder_attn(
+            self.cross_attention_layernorm(hidden_states),
+            attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            key_value_states=encoder_hidden_states,
+            **kwargs,
+        )
+        hidden_states = hidden_states + attn_output
+        mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + nn.functional.dropout(mlp_output, p=self.dropout, training=self.training)
+
+
+@auto_docstring
+class EncDecSLMPreTrainedModel(PreTrainedModel):
+    config: EncDecSLMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncDecSLMEncoderLayer", "EncDecSLMDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As in the library, for both stacks: an untied decoder has an embedding that the library overlooks."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        decoder = self.get_decoder()
+        if decoder is not None and decoder.embed_tokens.num_embeddings != embeddings.num_embeddings:
+            decoder.embed_tokens = self._get_resized_embeddings(
+                decoder.embed_tokens, embeddings.num_embeddings, mean_resizing=mean_resizing
+            )
+            self.tie_weights()
+        self.config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
+
+def embed(
+    embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+) -> torch.Tensor:
+    """Returns `inputs_embeds` or the embeddings of `input_ids`, whichever was given.
+
+    Raises:
+        ValueError: If both or neither were given.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+
+def warn_if_too_long(config: EncDecSLMEncoderConfig, length: int) -> None:
+    """Warns once if a sequence is longer than those that the stack was trained on."""
+    if length > config.max_position_embeddings:
+        logger.warning_once(
+            f"The {config.base_config_key} was given more tokens than the {config.max_position_embeddings} that it "
+            "was trained for (`max_position_embeddings`): expect worse results. Truncate the input, or scale the "
+            "rotary embeddings by `rope_parameters`."
+        )
+
+
+class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
+    """Token embedding, encoder layers and the last norm."""
+
+    config: EncDecSLMEncoderConfig
+    _can_record_outputs = {
+        "hidden_states": EncDecSLMEncoderLayer,
+        "attentions": EncDecSLMAttention,
+    }
+
+    def __init__(self, config: EncDecSLMEncoderConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([EncDecSLMEncoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = EncDecSLMRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
+        warn_if_too_long(self.config, hidden_states.shape[1])
+        if position_ids is None:
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        for encoder_layer in self.layers:
+            hidden_states = encoder_layer(
+                hidden_states, attention_mask, position_embeddings=position_embeddings, **kwargs
+            )
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
+    """Token embedding, decoder layers and the last norm."""
+
+    config: EncDecSLMDecoderConfig
+    _can_record_outputs = {
+        "hidden_states": EncDecSLMDecoderLayer,
+        "attentions": OutputRecorder(EncDecSLMAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(EncDecSLMAttention, index=1, layer_name="encoder_attn"),
+    }
+
+    def __init__(self, config: EncDecSLMDecoderConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([EncDecSLMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = EncDecSLMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = EncDecSLMRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
+        warn_if_too_long(self.config, hidden_states.shape[1])
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if position_ids is None:
+            past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
+            position_ids = position_ids.unsqueeze(0)
+
+        is_pair = isinstance(past_key_values, EncoderDecoderCache)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values.self_attention_cache if is_pair else past_key_values,
+            position_ids=position_ids,
+        )
+        encoder_attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+        )
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        for decoder_layer in self.layers:
+            hidden_states = decoder_layer(
+                hidden_states,
+                causal_mask,
+                encoder_hidden_states,  # by position: reentrant checkpointing passes gradients to those alone
+                encoder_attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    The encoder alone, for embeddings and classification heads. Loads the encoder's weights of a full checkpoint.
+    """
+)
+class EncDecSLMEncoder(EncDecSLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"lm_head\."]
+
+    def __init__(self, config: EncDecSLMConfig) -> None:
+        super().__init__(config)
+        self.encoder = EncDecSLMEncoderStack(config.encoder)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.embed_tokens = value
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        return self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+
+@auto_docstring
+class EncDecSLMModel(EncDecSLMPreTrainedModel):
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+
+    def __init__(self, config: EncDecSLMConfig) -> None:
+        super().__init__(config)
+        self.encoder = EncDecSLMEncoderStack(config.encoder)
+        self.decoder = EncDecSLMDecoderStack(config.decoder)
+        # CODEPATH: halves of different width, as a wide encoder before a narrow decoder, cannot share an embedding
+        if config.encoder.hidden_size != config.decoder.hidden_size:
+            self._tied_weights_keys = None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        if self.decoder.embed_tokens.weight is self.encoder.embed_tokens.weight:
+            self.decoder.embed_tokens = value
+        self.encoder.embed_tokens = value
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqModelOutput:
+        r"""
+        decoder_position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+            Positions of the decoder tokens, for their rotary embeddings.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
+    """Returns the decoder input that predicts `labels`: the start token, then all labels but the last; -100 as pad."""
+    shifted = labels.roll(1, dims=-1)
+    shifted[:, 0] = decoder_start_token_id
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def _ship_with_checkpoint() -> type:
+    # never called: `save_pretrained` copies the files that the text of this one imports, and the configuration of a
+    # checkpoint names the pipeline, so that fine-tuning and saving again must not lose its file
+    from .pipeline_encdec_slm import Text2TextGenerationPipeline
+
+    return Text2TextGenerationPipeline
+
+
+@auto_docstring
+class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: EncDecSLMConfig) -> None:
+        super().__init__(config)
+        self.model = EncDecSLMModel(config)
+        self.lm_head = nn.Linear(config.decoder.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        # CODEPATH: halves of different width; the head then shares the decoder's embedding
+        if config.encoder.hidden_size != config.decoder.hidden_size:
+            self._tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+        # labels stand at the positions that predict them: the default loss for such a class would shift them again
+        self.loss_type = "ForMaskedLM"
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the decoder input for `labels`, shape `(batch, target)`; `DataCollatorForSeq2Seq` calls this."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        # dynamic NTK turns every key and state when the length passes `max_position_embeddings`: those in a cache
+        # would stay as they were
+        decoder = self.config.decoder
+        length = generation_config.max_length
+        if (
+            decoder.rope_parameters["rope_type"] == "dynamic"
+            and length > decoder.max_position_embeddings
+            and generation_config.use_cache
+            and model_kwargs.get("past_key_values") is None
+        ):
+            logger.warning_once(
+                f"Generating up to {length} tokens with dynamic NTK scaling beyond `max_position_embeddings` "
+                f"({decoder.max_position_embeddings}): the cache is switched off, since the rotary base changes with "
+                "every token. Ask for fewer tokens to decode with a cache."
+            )
+            generation_config.use_cache = False
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqLMOutput:
+        r"""
+        decoder_position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+            Positions of the decoder tokens, for their rotary embeddings.
+        labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+            The tokens that the decoder should predict at its positions; -100 is left out of the loss. Without
+            `decoder_input_ids` the decoder reads the labels shifted to the right.
+        """
+        if labels is not None:
+            # a training step throws the cache away
+            use_cache = False if use_cache is None else use_cache
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs: Seq2SeqModelOutput = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape[:-1]:
+                raise ValueError(
+                    f"labels have shape {tuple(labels.shape)}, but the decoder predicts {tuple(logits.shape[:-1])}: "
+                    "give decoder_input_ids of the shape of the labels (or none) and logits_to_keep=0"
+                )
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
+
+
+__all__ = [
+    "EncDecSLMEncoder",
+    "EncDecSLMForConditionalGeneration",
+    "EncDecSLMModel",
+    "EncDecSLMPreTrainedModel",
+]
