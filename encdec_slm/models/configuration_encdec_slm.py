@@ -240,9 +240,7 @@ class EncDecSLMConfig(PreTrainedConfig):
 
     def _refuse_misplaced_sizes(self, kwargs: dict[str, Any]) -> None:
         # unknown arguments become attributes: a size given here and not to a stack would be silently without effect
-        stack_fields = (
-            EncDecSLMDecoderConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-        )
+        fields = EncDecSLMDecoderConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
         for name, value in kwargs.items():
             if name in fields and getattr(self.decoder, name) != value:
                 raise ValueError(

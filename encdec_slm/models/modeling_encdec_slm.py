@@ -4,6 +4,8 @@ Shape of "Return of the Encoder" (arXiv 2501.16273): RMSNorm before every sub-la
 self-attentions and none in cross-attention, grouped-query attention, one embedding for encoder, decoder and head.
 """
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,10 +55,34 @@ class EncDecSLMRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        weight = self.weight
+        return torch.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+class EncDecSLMTanhGELU(nn.Module):
+    """GELU by tanh (arXiv 1606.08415, section 2), as the original has it: x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+
+    On a CPU PyTorch's kernel takes as long as the matrix product before it. Reading a prompt there, the same function
+    is computed as x sigmoid(2 √(2/π) (x + 0.044715 x³)) in float32, a few rows at a time so that they stay in cache.
+    """
+
+    rows_in_cache = 16
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_one_token = x.shape[-2] == 1
+        if is_one_token or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return nn.functional.gelu(x, approximate="tanh")
+        rows = x.flatten(0, -2)
+        output = torch.empty_like(rows)
+        slope = torch.tensor(2 * math.sqrt(2 / math.pi))
+        for source, target in zip(rows.split(self.rows_in_cache), output.split(self.rows_in_cache), strict=True):
+            source = source.float()
+            gate = torch.addcmul(slope, source, source, value=0.044715 * slope.item()).mul_(source).sigmoid_()
+            target.copy_(gate.mul_(source))
+        return output.view(x.shape)
 
 
 class EncDecSLMMLP(nn.Module):
@@ -64,23 +90,28 @@ class EncDecSLMMLP(nn.Module):
 
     def __init__(self, config: EncDecSLMEncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.is_gated = config.gated_mlp
         # CODEPATH: dense in the original's checkpoints, gated in students that start from a Llama-family model
         if config.gated_mlp:
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.hidden_act]
+        # CODEPATH: `gelu_pytorch_tanh` is the original's; any other of the library's activations as well
+        is_tanh_gelu = config.hidden_act == "gelu_pytorch_tanh"
+        self.act_fn = EncDecSLMTanhGELU() if is_tanh_gelu else ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # CODEPATH: as above
-        if self.config.gated_mlp:
+        if self.is_gated:
             return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
         return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
 
 
 class EncDecSLMRotaryEmbedding(nn.Module):
-    """Rotary position embeddings (arXiv 2104.09864): cosines and sines of the angles, one per position and pair.
+    """Rotary position embeddings (arXiv 2104.09864): cosine and sine of the angle of every position and dimension.
+
+    Dimension i is turned together with dimension i + head_dim / 2, by opposite angles: the sines of the first half are
+    negative, so that `rotate` needs no sign of its own.
 
     `dynamic` NTK scaling takes its base from the length of the call alone. The library's own update also depends on
     the calls before, so that the same input could give two results.
@@ -105,33 +136,30 @@ class EncDecSLMRotaryEmbedding(nn.Module):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
-    @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns cosines and sines, shape `(batch, length, head_dim)`, for positions of shape `(batch, length)`."""
         inv_freq = self.inv_freq
         # CODEPATH: checkpoints with `rope_factor` > 1, for inputs longer than those trained on
         if self.rope_type == "dynamic":
             seq_len = position_ids.max() + 1
             inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, device=x.device, seq_len=seq_len)
-        angles = position_ids[..., None].float() * inv_freq.to(device=x.device, dtype=torch.float)
-        angles = torch.cat((angles, angles), dim=-1)
-        cos = angles.cos() * self.attention_scaling
-        sin = angles.sin() * self.attention_scaling
+        inv_freq = inv_freq.to(device=x.device, dtype=torch.float)
+        angles = position_ids[..., None] * torch.cat((-inv_freq, inv_freq))
+        cos, sin = angles.cos(), angles.sin()
+        if self.attention_scaling != 1.0:
+            cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    """Turns the pairs `(x1, x2)`, the two halves of the last dimension, by a right angle: `(-x2, x1)`."""
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((-x2, x1), dim=-1)
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turns the pairs of dimensions of `states`, shape `(batch, heads, length, head_dim)`, by their angles.
 
-
-def apply_rotary_pos_emb(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotates queries and keys, shape `(batch, heads, length, head_dim)`, by the angles of their positions."""
-    cos = cos.unsqueeze(unsqueeze_dim)
-    sin = sin.unsqueeze(unsqueeze_dim)
-    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+    Args:
+        states: Queries or keys.
+        cos: Cosines of the angles, shape `(batch, 1, length, head_dim)`.
+        sin: Their sines, negative in the first half of the last dimension.
+    """
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
 def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
@@ -161,11 +189,39 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+def single_query_sdpa_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, None]:
+    """SDPA of one query per row: the heads that share a key become its queries, so that no key is read twice."""
+    batch, num_heads, _, head_dim = query.shape
+    query = query.reshape(batch, module.num_key_value_heads, -1, head_dim)
+    attn_output = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+    )
+    return attn_output.reshape(batch, 1, num_heads, head_dim), None
+
+
+def get_attention_interface(config: EncDecSLMEncoderConfig, query_length: int) -> Callable[..., Any]:
+    """Returns the function that computes attention as the user chose: SDPA, eager, flash or flex."""
+    # CODEPATH: decoding token by token with SDPA, whatever the checkpoint
+    if query_length == 1 and config._attn_implementation == "sdpa":
+        return single_query_sdpa_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+
+
 class EncDecSLMAttention(nn.Module):
     """Grouped-query attention: encoder self-, decoder self- and cross-attention differ only in what they are given.
 
-    Query head `h` reads key/value head `h // num_key_value_groups`. Cross-attention projects the encoder states once;
-    afterwards the cache has their keys and values.
+    Query head `h` reads key/value head `h // num_key_value_groups`. One projection gives queries, keys and values,
+    since three narrow ones take longer while decoding. Cross-attention has its queries from the decoder and its keys
+    and values from the encoder states, which it projects once; afterwards the cache has them.
     """
 
     def __init__(
@@ -175,20 +231,52 @@ class EncDecSLMAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.is_causal = is_causal
+        self.num_heads = config.num_attention_heads
+        self.num_key_value_heads = config.num_key_value_heads
+        self.num_key_value_groups = self.num_heads // self.num_key_value_heads
         self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
-        query_size = config.num_attention_heads * self.head_dim
-        key_size = config.num_key_value_heads * self.head_dim
-        key_value_size = key_value_size or config.hidden_size
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k_proj = nn.Linear(key_value_size, key_size, bias=config.attention_bias)
-        self.v_proj = nn.Linear(key_value_size, key_size, bias=config.attention_bias)
+        query_size = self.num_heads * self.head_dim
+        key_size = self.num_key_value_heads * self.head_dim
+        if key_value_size is None:
+            self.qkv_proj = nn.Linear(config.hidden_size, query_size + 2 * key_size, bias=config.attention_bias)
+        else:
+            self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+            self.kv_proj = nn.Linear(key_value_size, 2 * key_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        batch, length, _ = states.shape
+        return states.view(batch, length, -1, self.head_dim).transpose(1, 2)
+
+    def _self_attention_states(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        past_key_values: Cache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        heads = (self.num_heads, self.num_key_value_heads)
+        states, values = self._split_heads(self.qkv_proj(hidden_states)).split((sum(heads), heads[1]), dim=1)
+        queries, keys = rotate(states, *position_embeddings).split(heads, dim=1)
+        if past_key_values is not None:
+            if isinstance(past_key_values, EncoderDecoderCache):
+                past_key_values = past_key_values.self_attention_cache
+            keys, values = past_key_values.update(keys, values, self.layer_idx)
+        return queries, keys, values
+
+    def _cross_attention_states(
+        self, hidden_states: torch.Tensor, key_value_states: torch.Tensor, past_key_values: Cache | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        queries = self._split_heads(self.q_proj(hidden_states))
+        cache = past_key_values.cross_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
+        if cache is not None and past_key_values.is_updated.get(self.layer_idx):
+            return queries, cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        keys, values = self._split_heads(self.kv_proj(key_value_states)).chunk(2, dim=1)
+        if cache is not None:
+            keys, values = cache.update(keys, values, self.layer_idx)
+            past_key_values.is_updated[self.layer_idx] = True
+        return queries, keys, values
 
     def forward(
         self,
@@ -197,41 +285,17 @@ class EncDecSLMAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         key_value_states: torch.Tensor | None = None,
+        *,
+        attention_interface: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query_states = self._split_heads(self.q_proj(hidden_states))
-
-        is_cross_attention = key_value_states is not None
-        cache, is_updated = past_key_values, False
-        if isinstance(past_key_values, EncoderDecoderCache):
-            if is_cross_attention:
-                cache = past_key_values.cross_attention_cache
-                is_updated = past_key_values.is_updated.get(self.layer_idx)
-            else:
-                cache = past_key_values.self_attention_cache
-
-        if is_updated:
-            key_states = cache.layers[self.layer_idx].keys
-            value_states = cache.layers[self.layer_idx].values
+        if key_value_states is None:
+            states = self._self_attention_states(hidden_states, position_embeddings, past_key_values)
         else:
-            states = key_value_states if is_cross_attention else hidden_states
-            key_states = self._split_heads(self.k_proj(states))
-            value_states = self._split_heads(self.v_proj(states))
-            if position_embeddings is not None:
-                query_states, key_states = apply_rotary_pos_emb(query_states, key_states, *position_embeddings)
-            if cache is not None:
-                key_states, value_states = cache.update(key_states, value_states, self.layer_idx)
-                if is_cross_attention and isinstance(past_key_values, EncoderDecoderCache):
-                    past_key_values.is_updated[self.layer_idx] = True
-
-        attention_interface: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = (
-            ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        )
+            states = self._cross_attention_states(hidden_states, key_value_states, past_key_values)
         attn_output, attn_weights = attention_interface(
             self,
-            query_states,
-            key_states,
-            value_states,
+            *states,
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
@@ -263,7 +327,9 @@ class EncDecSLMEncoderLayer(GradientCheckpointingLayer):
         )
         hidden_states = hidden_states + attn_output
         mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + nn.functional.dropout(mlp_output, p=self.dropout, training=self.training)
+        if self.training:
+            mlp_output = nn.functional.dropout(mlp_output, p=self.dropout)
+        return hidden_states + mlp_output
 
 
 class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
@@ -304,7 +370,9 @@ class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
         )
         hidden_states = hidden_states + attn_output
         mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + nn.functional.dropout(mlp_output, p=self.dropout, training=self.training)
+        if self.training:
+            mlp_output = nn.functional.dropout(mlp_output, p=self.dropout)
+        return hidden_states + mlp_output
 
 
 @auto_docstring
@@ -394,10 +462,16 @@ class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        cos, sin = self.rotary_emb(hidden_states, position_ids)
+        position_embeddings = (cos.unsqueeze(1), sin.unsqueeze(1))
+        attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for encoder_layer in self.layers:
             hidden_states = encoder_layer(
-                hidden_states, attention_mask, position_embeddings=position_embeddings, **kwargs
+                hidden_states,
+                attention_mask,
+                position_embeddings=position_embeddings,
+                attention_interface=attention_interface,
+                **kwargs,
             )
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
@@ -459,7 +533,9 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        cos, sin = self.rotary_emb(hidden_states, position_ids)
+        position_embeddings = (cos.unsqueeze(1), sin.unsqueeze(1))
+        attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for decoder_layer in self.layers:
             hidden_states = decoder_layer(
                 hidden_states,
@@ -468,6 +544,7 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
                 encoder_attention_mask=encoder_attention_mask,
                 past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
+                attention_interface=attention_interface,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
@@ -709,6 +786,9 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
             encoder_attentions=outputs.encoder_attentions,
         )
 
+
+# `generate` asks for the signature of remote code at every token: it should not be worked out anew each time
+EncDecSLMForConditionalGeneration.forward.__signature__ = inspect.signature(EncDecSLMForConditionalGeneration.forward)
 
 __all__ = [
     "EncDecSLMEncoder",
