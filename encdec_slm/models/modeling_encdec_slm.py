@@ -5,13 +5,10 @@ self-attentions and none in cross-attention, grouped-query attention, one embedd
 """
 
 import inspect
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.generation.configuration_utils import GenerationConfig
@@ -23,14 +20,20 @@ from transformers.modeling_outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_encdec_slm import EncDecSLMConfig, EncDecSLMDecoderConfig, EncDecSLMEncoderConfig
+from .modeling_encdec_slm_layers import (
+    EncDecSLMAttention,
+    EncDecSLMMLP,
+    EncDecSLMRMSNorm,
+    EncDecSLMRotaryEmbedding,
+    get_attention_interface,
+)
 
 
 try:
@@ -44,264 +47,6 @@ except ImportError:  # transformers < 5.21
 
 
 logger = logging.get_logger(__name__)
-
-
-class EncDecSLMRMSNorm(nn.Module):
-    """Root mean square normalisation (arXiv 1910.07467, equation 4), computed in float32 whatever the dtype."""
-
-    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = self.weight
-        return torch.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
-
-
-class EncDecSLMTanhGELU(nn.Module):
-    """GELU by tanh (arXiv 1606.08415, section 2), as the original has it: x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
-
-    On a CPU PyTorch's kernel takes as long as the matrix product before it. Reading a prompt there, the same function
-    is computed as x sigmoid(2 √(2/π) (x + 0.044715 x³)) in float32, a few rows at a time so that they stay in cache.
-    """
-
-    rows_in_cache = 16
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        is_one_token = x.shape[-2] == 1
-        if is_one_token or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return nn.functional.gelu(x, approximate="tanh")
-        rows = x.flatten(0, -2)
-        output = torch.empty_like(rows)
-        slope = torch.tensor(2 * math.sqrt(2 / math.pi))
-        for source, target in zip(rows.split(self.rows_in_cache), output.split(self.rows_in_cache), strict=True):
-            source = source.float()
-            gate = torch.addcmul(slope, source, source, value=0.044715 * slope.item()).mul_(source).sigmoid_()
-            target.copy_(gate.mul_(source))
-        return output.view(x.shape)
-
-
-class EncDecSLMMLP(nn.Module):
-    """Feed-forward block: two projections around an activation, or three if the activation is a gate."""
-
-    def __init__(self, config: EncDecSLMEncoderConfig) -> None:
-        super().__init__()
-        self.is_gated = config.gated_mlp
-        # CODEPATH: dense in the original's checkpoints, gated in students that start from a Llama-family model
-        if config.gated_mlp:
-            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        # CODEPATH: `gelu_pytorch_tanh` is the original's; any other of the library's activations as well
-        is_tanh_gelu = config.hidden_act == "gelu_pytorch_tanh"
-        self.act_fn = EncDecSLMTanhGELU() if is_tanh_gelu else ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # CODEPATH: as above
-        if self.is_gated:
-            return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
-
-
-class EncDecSLMRotaryEmbedding(nn.Module):
-    """Rotary position embeddings (arXiv 2104.09864): cosine and sine of the angle of every position and dimension.
-
-    Dimension i is turned together with dimension i + head_dim / 2, by opposite angles: the sines of the first half are
-    negative, so that `rotate` needs no sign of its own.
-
-    `dynamic` NTK scaling takes its base from the length of the call alone. The library's own update also depends on
-    the calls before, so that the same input could give two results.
-    """
-
-    def __init__(self, config: EncDecSLMEncoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.rope_type = config.rope_parameters["rope_type"]
-        rope_init_fn: Callable[..., tuple[torch.Tensor, float]] = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = rope_init_fn(config)
-        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(
-        config: EncDecSLMEncoderConfig, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, float]:
-        """Returns the inverse frequencies, shape `(head_dim / 2,)`, and the scale of the embeddings, 1."""
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cosines and sines, shape `(batch, length, head_dim)`, for positions of shape `(batch, length)`."""
-        inv_freq = self.inv_freq
-        # CODEPATH: checkpoints with `rope_factor` > 1, for inputs longer than those trained on
-        if self.rope_type == "dynamic":
-            seq_len = position_ids.max() + 1
-            inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, device=x.device, seq_len=seq_len)
-        inv_freq = inv_freq.to(device=x.device, dtype=torch.float)
-        angles = position_ids[..., None] * torch.cat((-inv_freq, inv_freq))
-        cos, sin = angles.cos(), angles.sin()
-        if self.attention_scaling != 1.0:
-            cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
-
-
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns the pairs of dimensions of `states`, shape `(batch, heads, length, head_dim)`, by their angles.
-
-    Args:
-        states: Queries or keys.
-        cos: Cosines of the angles, shape `(batch, 1, length, head_dim)`.
-        sin: Their sines, negative in the first half of the last dimension.
-    """
-    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
-
-
-def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
-    """Repeats each key/value head for the `n_rep` consecutive query heads that share it."""
-    return hidden_states if n_rep == 1 else hidden_states.repeat_interleave(n_rep, dim=1)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, for those who want the weights: softmax(Q Kᵀ · scaling + mask) V, softmax in float32."""
-    key = repeat_kv(key, module.num_key_value_groups)
-    value = repeat_kv(value, module.num_key_value_groups)
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        attn_weights = attn_weights + attention_mask
-    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
-    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
-    return attn_output, attn_weights
-
-
-def single_query_sdpa_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, None]:
-    """SDPA of one query per row: the heads that share a key become its queries, so that no key is read twice."""
-    batch, num_heads, _, head_dim = query.shape
-    query = query.reshape(batch, module.num_key_value_heads, -1, head_dim)
-    attn_output = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-    )
-    return attn_output.reshape(batch, 1, num_heads, head_dim), None
-
-
-def get_attention_interface(config: EncDecSLMEncoderConfig, query_length: int) -> Callable[..., Any]:
-    """Returns the function that computes attention as the user chose: SDPA, eager, flash or flex."""
-    # CODEPATH: decoding token by token with SDPA, whatever the checkpoint
-    if query_length == 1 and config._attn_implementation == "sdpa":
-        return single_query_sdpa_forward
-    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
-
-
-class EncDecSLMAttention(nn.Module):
-    """Grouped-query attention: encoder self-, decoder self- and cross-attention differ only in what they are given.
-
-    Query head `h` reads key/value head `h // num_key_value_groups`. One projection gives queries, keys and values,
-    since three narrow ones take longer while decoding. Cross-attention has its queries from the decoder and its keys
-    and values from the encoder states, which it projects once; afterwards the cache has them.
-    """
-
-    def __init__(
-        self, config: EncDecSLMEncoderConfig, layer_idx: int, is_causal: bool, key_value_size: int | None = None
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_causal = is_causal
-        self.num_heads = config.num_attention_heads
-        self.num_key_value_heads = config.num_key_value_heads
-        self.num_key_value_groups = self.num_heads // self.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_dropout
-        query_size = self.num_heads * self.head_dim
-        key_size = self.num_key_value_heads * self.head_dim
-        if key_value_size is None:
-            self.qkv_proj = nn.Linear(config.hidden_size, query_size + 2 * key_size, bias=config.attention_bias)
-        else:
-            self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-            self.kv_proj = nn.Linear(key_value_size, 2 * key_size, bias=config.attention_bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
-
-    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        batch, length, _ = states.shape
-        return states.view(batch, length, -1, self.head_dim).transpose(1, 2)
-
-    def _self_attention_states(
-        self,
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        past_key_values: Cache | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        heads = (self.num_heads, self.num_key_value_heads)
-        states, values = self._split_heads(self.qkv_proj(hidden_states)).split((sum(heads), heads[1]), dim=1)
-        queries, keys = rotate(states, *position_embeddings).split(heads, dim=1)
-        if past_key_values is not None:
-            if isinstance(past_key_values, EncoderDecoderCache):
-                past_key_values = past_key_values.self_attention_cache
-            keys, values = past_key_values.update(keys, values, self.layer_idx)
-        return queries, keys, values
-
-    def _cross_attention_states(
-        self, hidden_states: torch.Tensor, key_value_states: torch.Tensor, past_key_values: Cache | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        queries = self._split_heads(self.q_proj(hidden_states))
-        cache = past_key_values.cross_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
-        if cache is not None and past_key_values.is_updated.get(self.layer_idx):
-            return queries, cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        keys, values = self._split_heads(self.kv_proj(key_value_states)).chunk(2, dim=1)
-        if cache is not None:
-            keys, values = cache.update(keys, values, self.layer_idx)
-            past_key_values.is_updated[self.layer_idx] = True
-        return queries, keys, values
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        key_value_states: torch.Tensor | None = None,
-        *,
-        attention_interface: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if key_value_states is None:
-            states = self._self_attention_states(hidden_states, position_embeddings, past_key_values)
-        else:
-            states = self._cross_attention_states(hidden_states, key_value_states, past_key_values)
-        attn_output, attn_weights = attention_interface(
-            self,
-            *states,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(attn_output.flatten(2)), attn_weights
 
 
 class EncDecSLMEncoderLayer(GradientCheckpointingLayer):
@@ -416,14 +161,27 @@ def embed(
     return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
 
-def warn_if_too_long(config: EncDecSLMEncoderConfig, length: int) -> None:
-    """Warns once if a sequence is longer than those that the stack was trained on."""
-    if length > config.max_position_embeddings:
-        logger.warning_once(
-            f"The {config.base_config_key} was given more tokens than the {config.max_position_embeddings} that it "
-            "was trained for (`max_position_embeddings`): expect worse results. Truncate the input, or scale the "
-            "rotary embeddings by `rope_parameters`."
+def check_length(config: EncDecSLMEncoderConfig, length: int, past_length: int = 0) -> None:
+    """Warns once of a sequence that is longer than those that the stack was trained on.
+
+    Raises:
+        ValueError: If dynamic NTK scaling has to turn keys that a cache already holds, turned for a shorter sequence.
+    """
+    # CODEPATH: within the trained length nothing is to say, whatever the checkpoint
+    if past_length + length <= config.max_position_embeddings:
+        return
+    # CODEPATH: checkpoints with `rope_factor` > 1
+    if past_length and config.rope_parameters["rope_type"] == "dynamic":
+        raise ValueError(
+            f"{past_length} tokens in the cache and {length} new ones are more than max_position_embeddings "
+            f"({config.max_position_embeddings}), from where dynamic NTK scaling changes the rotary base with every "
+            "token, and cached keys keep the one they had: decode with use_cache=False"
         )
+    logger.warning_once(
+        f"The {config.base_config_key} was given more than the {config.max_position_embeddings} tokens that it was "
+        "trained for (`max_position_embeddings`): expect worse results. Truncate the input, or scale the rotary "
+        "embeddings by `rope_parameters`."
+    )
 
 
 class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
@@ -456,7 +214,7 @@ class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
-        warn_if_too_long(self.config, hidden_states.shape[1])
+        check_length(self.config, hidden_states.shape[1])
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
         attention_mask = create_bidirectional_mask(
@@ -511,11 +269,13 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
-        warn_if_too_long(self.config, hidden_states.shape[1])
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        # a static cache counts in a tensor, which compiled code must not look into
+        if isinstance(past_length, int):
+            check_length(self.config, hidden_states.shape[1], past_length)
         if position_ids is None:
-            past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
             position_ids = position_ids.unsqueeze(0)
 
@@ -620,7 +380,7 @@ class EncDecSLMModel(EncDecSLMPreTrainedModel):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
+        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
@@ -731,7 +491,7 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
+        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
