@@ -1,0 +1,63 @@
+# Run `make` for the list of targets. A fresh machine needs Python 3.11 or later and make.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_FOLDER ?= outputs/spelling_to_sound
+# one thread a worker: the models of the tests are too small for more
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: help install demo test test-all test-peer check lint types mlinter format bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## Install the package and all that its developers use into .venv, in the pinned versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## Train, evaluate, save and use a small model on real data (six minutes on two cores)
+	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
+
+test: $(INSTALLED)  ## Run the tests: CPU, offline
+	$(TEST)
+
+test-all: $(INSTALLED)  ## Run all tests, also those marked slow, gpu and network
+	$(TEST) -m ''
+
+test-peer: $(INSTALLED)  ## Run Transformers' own common tests, from its source on PyPI, on our models
+	$(BIN)/python tests/peer/fetch.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/peer
+
+check: lint types mlinter  ## Check style, types and the conventions of Transformers' models
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# the rule left out (TRF028) asks for the Apache licence header; this project is under the MIT licence
+mlinter: $(INSTALLED)
+	mkdir -p .cache
+	sed '/^\[rules.TRF028\]/,/^default_enabled/ s/^default_enabled = true/default_enabled = false/' \
+	  $$($(BIN)/python -c 'import importlib.resources as r; print(r.files("mlinter") / "rules.toml")') > .cache/mlinter_rules.toml
+	$(BIN)/mlinter --no-progress --rules-toml .cache/mlinter_rules.toml encdec_slm/models
+
+format: $(INSTALLED)  ## Fix style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Compare decoding with Transformers' T5 of equal size (a quiet machine, ten minutes)
+	$(BIN)/python -m encdec_slm.benchmarks
+	$(BIN)/python -m encdec_slm.benchmarks --overhead --input-length 64 --new-tokens 64 --repeats 15
+
+clean:  ## Remove what the tools leave behind, but not .venv and not outputs
+	rm -rf build dist .cache .pytest_cache .ruff_cache .mypy_cache encdec_slm.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
