@@ -1,0 +1,219 @@
+"""The command does what the functions do, and tells the user's mistakes in one line with exit code 2."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+from word_tokenizers import save_word_tokenizer
+
+from encdec_slm.cli import main
+from encdec_slm.models.configuration_encdec_slm import PRESETS
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CHECKPOINT, CONFIG = FIXTURES / "mu_text_tiny" / "model.pt", FIXTURES / "mu_text_tiny" / "mu_config.json"
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(run):
+    """Runs a command that must fail: no traceback, one line, exit code 2. Returns the line."""
+
+    def fail(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        # progress bars of the library end without a line break
+        lines = [line for line in re.split(r"[\r\n]", err) if line.startswith("encdec-slm: error: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in err
+        assert err.endswith(lines[0] + "\n")
+        return lines[0]
+
+    return fail
+
+
+def save_tokenizer(folder, ending="", **roles):
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}{ending}" for i in range(3, 40))]
+    return save_word_tokenizer(folder, words, **roles)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return save_tokenizer(folder, bos_token="<s>", eos_token="</s>", pad_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    assert main(["init", "tiny", str(folder), "--tokenizer", str(tokenizer), "--seed", "3"]) == 0
+    return folder
+
+
+def test_convert_original(run, tmp_path):
+    code, out, _ = run("convert", "original", CHECKPOINT, tmp_path / "out", "--config", CONFIG)
+    assert (code, out) == (0, f"wrote {tmp_path / 'out'}\n")
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").config.encoder.num_hidden_layers == 4
+
+
+def test_converting_twice_needs_overwrite(run, fails, tmp_path):
+    command = ("convert", "original", CHECKPOINT, tmp_path, "--config", CONFIG)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "already holds something (notes.txt)" in fails(*command)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert run(*command, "--overwrite")[0] == 0
+    assert run(*command, "--overwrite")[0] == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_conversion_errors_are_one_line(fails, tmp_path):
+    assert "No such file" in fails("convert", "original", tmp_path / "model.pt", tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"n_embd": 65}')
+    message = fails("convert", "original", CHECKPOINT, tmp_path / "out", "--config", tmp_path / "config.json")
+    assert "n_embd is 65 in the configuration but 64 in the tensors" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_presets_are_listed_with_their_parameters(run):
+    code, out, _ = run("presets")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert rows.keys() == PRESETS.keys()
+    # the size of the released checkpoint
+    assert rows["330m"].endswith(" 332,042,240")
+    assert " 20 enc + 10 dec " in rows["330m"]
+
+
+def test_printed_parameters_are_those_of_the_model(run, tmp_path):
+    _, listed, _ = run("presets")
+    _, written, _ = run("init", "tiny", tmp_path / "out")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    parameters = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+    assert parameters in listed
+    assert parameters in written
+
+
+def test_init_takes_vocabulary_and_tokens_from_the_tokenizer(model):
+    config = AutoConfig.from_pretrained(model)
+    assert config.vocab_size == 40
+    assert (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
+    assert AutoTokenizer.from_pretrained(model)("w3 w4")["input_ids"] == [3, 4]
+
+
+def test_init_without_bos_starts_with_padding(run, tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "tokenizer", eos_token="</s>", pad_token="<unk>")
+    assert run("init", "tiny", tmp_path / "out", "--tokenizer", tokenizer, "--vocab-size", 64)[0] == 0
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.decoder_start_token_id, config.bos_token_id, config.vocab_size) == (0, None, 64)
+
+
+def test_seed_and_dtype_decide_the_weights(run, tmp_path):
+    for name, options in {"a": ["--seed", 1], "b": ["--seed", 1], "c": ["--seed", 2, "--dtype", "bfloat16"]}.items():
+        assert run("init", "tiny", tmp_path / name, *options)[0] == 0
+    a, b, c = (AutoModelForSeq2SeqLM.from_pretrained(tmp_path / name) for name in "abc")
+    assert torch.equal(a.lm_head.weight, b.lm_head.weight)
+    assert not torch.equal(a.lm_head.weight, c.lm_head.weight.float())
+    assert (a.dtype, c.dtype) == (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gigantic",), "no preset 'gigantic'; use one of tiny"),
+        (("tiny", "--vocab-size", 0), "vocab"),
+        (("tiny", "--tokenizer", "nowhere"), "nowhere does not exist"),
+    ],
+)
+def test_init_errors_write_nothing(arguments, message, fails, tmp_path):
+    preset, *options = arguments
+    assert message in fails("init", preset, tmp_path / "out", *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_needs_padding_and_end(fails, tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "tokenizer", bos_token="<s>")
+    message = fails("init", "tiny", tmp_path / "out", "--tokenizer", tokenizer)
+    assert "no eos_token and no pad_token" in message
+
+
+def test_init_refuses_a_vocabulary_smaller_than_the_tokenizer(tokenizer, fails, tmp_path):
+    message = fails("init", "tiny", tmp_path / "out", "--tokenizer", tokenizer, "--vocab-size", 39)
+    assert "token id 39" in message
+
+
+def answers_of(model, texts, **options):
+    pipe = pipeline("text2text-generation", model=str(model))
+    return [answer["generated_text"] for text in texts for answer in pipe(text, **options)]
+
+
+def test_generate_prints_what_the_pipeline_answers(model, run):
+    code, out, _ = run("generate", model, "w3 w4", "w5", "--max-new-tokens", 6)
+    assert code == 0
+    assert out.splitlines() == answers_of(model, ["w3 w4", "w5"], max_new_tokens=6)
+
+
+def test_generate_reads_lines_and_keeps_their_number(model, run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("w3 w4\n\nw5"))
+    _, out, _ = run("generate", model, "--max-new-tokens", 4)
+    first, blank, last = out.splitlines()
+    assert blank == ""
+    assert [first, last] == answers_of(model, ["w3 w4", "w5"], max_new_tokens=4)
+
+
+def test_generate_prints_several_sequences(model, run):
+    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5}
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    _, out, _ = run("generate", model, "w3 w4", "w5", *flags, "--dtype", "float32", "--device", "cpu")
+    assert out.splitlines() == answers_of(model, ["w3 w4", "w5"], **options)
+    assert len(out.splitlines()) == 4
+
+
+def test_line_breaks_in_an_answer_stay_on_its_line(model, run, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    save_tokenizer(folder, ending="\nx", bos_token="<s>", eos_token="</s>", pad_token="<unk>")
+    _, out, _ = run("generate", folder, "w3", "w4", "--max-new-tokens", 4)
+    answers = answers_of(folder, ["w3", "w4"], max_new_tokens=4)
+    assert all("\n" in answer for answer in answers)
+    assert [line.replace("\\n", "\n") for line in out.splitlines()] == answers
+
+
+def test_generate_errors_are_one_line(model, fails, tmp_path):
+    assert "does not exist" in fails("generate", tmp_path / "nowhere", "w3")
+    assert "no tokenizer" in fails("generate", tmp_path, "w3")
+    assert "device nonsense" in fails("generate", model, "w3", "--device", "nonsense")
+    assert "num_return_sequences" in fails("generate", model, "w3", "--num-return-sequences", 3)
+
+
+@pytest.mark.parametrize("arguments", [[], ["convert"], ["generate"], ["generate", "x", "--num-beams", "0"]])
+def test_incomplete_commands_show_their_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: encdec-slm" in capsys.readouterr().err
+
+
+def test_importing_the_package_imports_neither_command_nor_conversion():
+    script = "import encdec_slm, sys; print([n for n in sys.modules if n.startswith('encdec_slm')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "encdec_slm.registration" in done.stdout
+    assert "encdec_slm.cli" not in done.stdout
+    assert "encdec_slm.conversion" not in done.stdout
