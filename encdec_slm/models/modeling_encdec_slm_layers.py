@@ -1,6 +1,5 @@
 """The parts of a layer: norm, feed-forward block, rotary positions and attention, for encoder and decoder alike."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,28 +32,31 @@ class EncDecSLMRMSNorm(nn.Module):
         return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
 
 
-class EncDecSLMTanhGELU(nn.Module):
-    """GELU by tanh (arXiv 1606.08415, section 2), as the original has it: x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+def is_plain_linear(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether `module` is just `nn.Linear`: not wrapped by PEFT or a quantiser, hooked, or moved by Accelerate."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.weight.dtype == dtype
+        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    )
 
-    On a CPU PyTorch's kernel takes as long as the matrix product before it. Reading a prompt there, the same function
-    is computed as x sigmoid(2 √(2/π) (x + 0.044715 x³)) in float32, a few rows at a time so that they stay in cache.
-    """
 
-    rows_in_cache = 16
+def onednn_reads(x: torch.Tensor, *linears: nn.Module) -> bool:
+    """Whether oneDNN may compute `linears` of a prompt `x`, shape `(batch, length, hidden)`: CPU and no gradients."""
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+        and all(is_plain_linear(linear, x.dtype) for linear in linears)
+    )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        is_one_token = x.shape[-2] == 1
-        if is_one_token or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return nn.functional.gelu(x, approximate="tanh")
-        rows = x.flatten(0, -2)
-        output = torch.empty_like(rows)
-        slope = 2 * math.sqrt(2 / math.pi)
-        offset = torch.tensor(slope)
-        for source, target in zip(rows.split(self.rows_in_cache), output.split(self.rows_in_cache), strict=True):
-            source = source.float()
-            gate = torch.addcmul(offset, source, source, value=0.044715 * slope).mul_(source).sigmoid_()
-            target.copy_(gate.mul_(source))
-        return output.view(x.shape)
+
+def onednn_linear(linear: nn.Linear, x: torch.Tensor, activation: str = "none", algorithm: str = "") -> torch.Tensor:
+    """Returns `activation(linear(x))`, bias and activation applied to the product as it comes out."""
+    return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, activation, [], algorithm)
 
 
 class EncDecSLMMLP(nn.Module):
@@ -63,19 +65,25 @@ class EncDecSLMMLP(nn.Module):
     def __init__(self, config: EncDecSLMEncoderConfig) -> None:
         super().__init__()
         self.is_gated = config.gated_mlp
+        self.has_tanh_gelu = config.hidden_act == "gelu_pytorch_tanh"
         # CODEPATH: dense in the original's checkpoints, gated in students that start from a Llama-family model
         if config.gated_mlp:
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        # CODEPATH: `gelu_pytorch_tanh` is the original's; any other of the library's activations as well
-        is_tanh_gelu = config.hidden_act == "gelu_pytorch_tanh"
-        self.act_fn = EncDecSLMTanhGELU() if is_tanh_gelu else ACT2FN[config.hidden_act]
+        self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # CODEPATH: as above
         if self.is_gated:
             return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        # CODEPATH: the original's activation; PyTorch's CPU kernel for it takes as long as the product before it
+        if (
+            self.has_tanh_gelu
+            and hidden_states.shape[1] > 1
+            and onednn_reads(hidden_states, self.up_proj, self.down_proj)
+        ):
+            return onednn_linear(self.down_proj, onednn_linear(self.up_proj, hidden_states, "gelu", "tanh"))
         return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
 
 
@@ -229,8 +237,9 @@ class EncDecSLMAttention(nn.Module):
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         heads = (self.num_heads, self.num_key_value_heads)
-        states, values = self._split_heads(self.qkv_proj(hidden_states)).split((sum(heads), heads[1]), dim=1)
-        queries, keys = rotate(states, *position_embeddings).split(heads, dim=1)
+        states = self._split_heads(self.qkv_proj(hidden_states))
+        states, values = states.split_with_sizes((sum(heads), heads[1]), dim=1)
+        queries, keys = rotate(states, *position_embeddings).split_with_sizes(heads, dim=1)
         if past_key_values is not None:
             if isinstance(past_key_values, EncoderDecoderCache):
                 past_key_values = past_key_values.self_attention_cache

@@ -1,0 +1,39 @@
+"""The README's snippets run, one after the other, as a reader would type them."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_has_its_three_snippets():
+    assert len(SNIPPETS) == 3
+
+
+@pytest.fixture
+def demo_folder(tmp_path, monkeypatch):
+    """What `make demo` leaves behind, untrained: the model and the tokenizer of the demo."""
+    monkeypatch.syspath_prepend(README.parent / "examples")
+    demo = importlib.import_module("spelling_to_sound")
+    tokenizer = demo.build_tokenizer("abcdefghijklmnopqrstuvwxyz", ["AE", "AO", "D", "G", "K", "T"])
+    folder = tmp_path / "outputs/spelling_to_sound"
+    demo.build_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_snippets_run_in_order(demo_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for snippet in SNIPPETS:
+        exec(compile(snippet, str(README), "exec"), namespace)
+    first, *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert "generated_text" in first
+    assert last.startswith("['")
+    assert (tmp_path / "outputs/mine/model.safetensors").is_file()
+    assert (tmp_path / "outputs/mine/modeling_encdec_slm.py").is_file()
