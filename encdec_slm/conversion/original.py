@@ -127,13 +127,16 @@ def _to_our_config(original: OriginalConfig, tokenizer: PreTrainedTokenizerBase 
         "attention_dropout": original.dropout,
     }
     bos_token_id, eos_token_id = _sequence_token_ids(original, tokenizer)
+    special_tokens: dict[str, Any] = {
+        "pad_token_id": original.pad_token_id,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "decoder_start_token_id": bos_token_id,
+    }
     return EncDecSLMConfig(
         encoder={**stack, "num_hidden_layers": original.n_encoder_layer},
         decoder={**stack, "num_hidden_layers": original.n_decoder_layer},
-        pad_token_id=original.pad_token_id,
-        bos_token_id=bos_token_id,
-        eos_token_id=eos_token_id,
-        decoder_start_token_id=bos_token_id,
+        **special_tokens,
         tie_word_embeddings=True,
         lm_head_bias=False,
         initializer_range=0.02,

@@ -136,6 +136,9 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
     num_hidden_layers: int = 10
     cross_attention_hidden_size: int | None = None
     use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.cross_attention_hidden_size is None:
@@ -187,6 +190,19 @@ PRESETS = {
 }  # fmt: skip
 
 
+# the library reads and writes these at the decoder's configuration (`get_text_config`) as well as at the whole one's
+OF_THE_DECODER = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache")
+
+
+def of_the_decoder(name: str, doc: str) -> Any:
+    """Returns a property of the whole configuration whose value is the decoder's field `name`."""
+    return property(
+        lambda config: getattr(config.decoder, name),
+        lambda config, value: setattr(config.decoder, name, value),
+        doc=doc,
+    )
+
+
 @auto_docstring(checkpoint="encdec-slm/330m")
 @strict
 class EncDecSLMConfig(PreTrainedConfig):
@@ -215,9 +231,6 @@ class EncDecSLMConfig(PreTrainedConfig):
     encoder: EncDecSLMEncoderConfig | dict[str, Any] | None = None
     decoder: EncDecSLMDecoderConfig | dict[str, Any] | None = None
     is_encoder_decoder: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 1
     tie_word_embeddings: bool = True
     lm_head_bias: bool = False
@@ -230,8 +243,9 @@ class EncDecSLMConfig(PreTrainedConfig):
                 setattr(self, name, config_class(**(stack or {})))
             getattr(self, name).initializer_range = self.initializer_range
         self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
-        if "vocab_size" in kwargs:
-            self.vocab_size = kwargs.pop("vocab_size")
+        for name in ("vocab_size", *OF_THE_DECODER):
+            if name in kwargs:
+                setattr(self, name, kwargs.pop(name))
         if self.has_registered_pipelines:
             kwargs.pop("custom_pipelines", None)
         self._refuse_misplaced_sizes(kwargs)
@@ -294,14 +308,10 @@ class EncDecSLMConfig(PreTrainedConfig):
     def vocab_size(self, value: int) -> None:
         self.encoder.vocab_size = self.decoder.vocab_size = value
 
-    @property
-    def use_cache(self) -> bool:
-        """Whether the decoder returns its keys and values when the caller does not say."""
-        return self.decoder.use_cache
-
-    @use_cache.setter
-    def use_cache(self, value: bool) -> None:
-        self.decoder.use_cache = value
+    pad_token_id = of_the_decoder("pad_token_id", "Token that fills up the shorter rows of a batch.")
+    bos_token_id = of_the_decoder("bos_token_id", "Token that begins a sequence.")
+    eos_token_id = of_the_decoder("eos_token_id", "Token, or tokens, that end a sequence.")
+    use_cache = of_the_decoder("use_cache", "Whether the decoder keeps keys and values if the caller does not say.")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library; if the code is saved too, with everything that the Auto classes and `pipeline` look up.
@@ -309,6 +319,8 @@ class EncDecSLMConfig(PreTrainedConfig):
         The library itself would name the saved class alone, so that `AutoModel` could not load the folder.
         """
         output = super().to_dict()
+        # readers of the JSON look for the tokens here
+        output |= {name: getattr(self, name) for name in OF_THE_DECODER if name.endswith("_token_id")}
         if self._auto_class is not None:
             output |= {"auto_map": dict(REMOTE_CODE), "custom_pipelines": REMOTE_PIPELINES}
         return output
