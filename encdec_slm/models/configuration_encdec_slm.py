@@ -10,20 +10,17 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils import auto_docstring
 
 
-SELF_ATTENTION_TP_PLAN = {
-    "layers.*.self_attn.q_proj": "colwise",
-    "layers.*.self_attn.k_proj": "colwise",
-    "layers.*.self_attn.v_proj": "colwise",
-    "layers.*.self_attn.o_proj": "rowwise",
-    "layers.*.mlp.gate_proj": "colwise",
+# a projection to several things at once is gathered before it is taken apart, and split again afterwards
+ENCODER_TP_PLAN = {
+    "layers.*.self_attn.qkv_proj": "colwise_gather_output",
+    "layers.*.self_attn.o_proj": "rowwise_split_input",
     "layers.*.mlp.up_proj": "colwise",
     "layers.*.mlp.down_proj": "rowwise",
 }
-CROSS_ATTENTION_TP_PLAN = {
-    "layers.*.encoder_attn.q_proj": "colwise",
-    "layers.*.encoder_attn.k_proj": "colwise",
-    "layers.*.encoder_attn.v_proj": "colwise",
-    "layers.*.encoder_attn.o_proj": "rowwise",
+DECODER_TP_PLAN = ENCODER_TP_PLAN | {
+    "layers.*.encoder_attn.q_proj": "colwise_gather_output",
+    "layers.*.encoder_attn.kv_proj": "colwise_gather_output",
+    "layers.*.encoder_attn.o_proj": "rowwise_split_input",
 }
 # what a checkpoint folder says about the code files that lie in it
 REMOTE_CODE = {
@@ -55,7 +52,7 @@ class EncDecSLMEncoderConfig(PreTrainedConfig):
 
     model_type = "encdec_slm_encoder"
     base_config_key = "encoder"
-    base_model_tp_plan = SELF_ATTENTION_TP_PLAN
+    base_model_tp_plan = ENCODER_TP_PLAN
 
     vocab_size: int = 32_128
     hidden_size: int = 1024
@@ -80,6 +77,8 @@ class EncDecSLMEncoderConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
+        if self.gated_mlp:
+            self.base_model_tp_plan = {**self.base_model_tp_plan, "layers.*.mlp.gate_proj": "colwise"}
         super().__post_init__(**kwargs)
         # `@strict` calls this too, but wraps the ValueError in one of its own kind
         self.validate_architecture()
@@ -130,7 +129,7 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
 
     model_type = "encdec_slm_decoder"
     base_config_key = "decoder"
-    base_model_tp_plan = SELF_ATTENTION_TP_PLAN | CROSS_ATTENTION_TP_PLAN
+    base_model_tp_plan = DECODER_TP_PLAN
     keys_to_ignore_at_inference = ["past_key_values"]
 
     num_hidden_layers: int = 10

@@ -139,7 +139,10 @@ class EncDecSLMPreTrainedModel(PreTrainedModel):
         """As in the library, for both stacks: an untied decoder has an embedding that the library overlooks."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         decoder = self.get_decoder()
-        if isinstance(decoder, EncDecSLMDecoderStack) and decoder.embed_tokens.num_embeddings != embeddings.num_embeddings:
+        if (
+            isinstance(decoder, EncDecSLMDecoderStack)
+            and decoder.embed_tokens.num_embeddings != embeddings.num_embeddings
+        ):
             decoder.embed_tokens = self._get_resized_embeddings(
                 decoder.embed_tokens, embeddings.num_embeddings, mean_resizing=mean_resizing
             )
