@@ -1,5 +1,6 @@
 """`pipeline("text2text-generation")`, which Transformers 5 no longer brings: text in, text out, any `Seq2SeqLM`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,24 +59,28 @@ class Text2TextGenerationPipeline(Pipeline):
             raise ValueError("return_tensors and return_text exclude each other: pass one of them")
         if return_text is not None:
             return_tensors = not return_text
-        if stop_sequence is not None:
-            generate_kwargs |= {"stop_strings": stop_sequence}
-        if "stop_strings" in generate_kwargs:
-            generate_kwargs |= {"tokenizer": self.tokenizer}
+        forward = {
+            "stop_strings": stop_sequence,
+            # those of the pipeline, where the call brings none
+            "assistant_model": self.assistant_model,
+            "assistant_tokenizer": self.assistant_tokenizer,
+        }
         preprocess = {"prefix": prefix, "truncation": truncation}
         postprocess = {
             "return_tensors": return_tensors,
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
         }
-        return _given(preprocess), generate_kwargs, _given(postprocess)
+        return _given(preprocess), {**_given(forward), **generate_kwargs}, _given(postprocess)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Generates from `inputs`: a string, a list of strings, a dataset or a generator."""
-        outputs = super().__call__(inputs, **kwargs)
-        if isinstance(inputs, list) and all(isinstance(text, str) for text in inputs):
-            # one sequence per input: no list around it
-            return [output[0] if len(output) == 1 else output for output in outputs]
-        return outputs
+        """Generates from `inputs`: a string, a list or other sequence of strings, a dataset or a generator."""
+        if isinstance(inputs, str) or not isinstance(inputs, Sequence):
+            return super().__call__(inputs, **kwargs)
+        if not inputs:
+            return []
+        outputs = super().__call__(list(inputs), **kwargs)
+        # one record per input: no list around it
+        return [output[0] if len(output) == 1 else output for output in outputs]
 
     def preprocess(
         self, inputs: str, prefix: str | None = None, truncation: bool | str = False
@@ -95,6 +100,8 @@ class Text2TextGenerationPipeline(Pipeline):
             generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         else:  # transformers < 5.17
             generate_kwargs.setdefault("generation_config", self.generation_config)
+        # `stop_strings` may come with the call, the pipeline or the model, and are looked for in the text
+        generate_kwargs.setdefault("tokenizer", self.tokenizer)
         generated = self.model.generate(**model_inputs, **generate_kwargs)
         # one row per input, so that the pipeline can take a batch apart
         return {"output_ids": generated.unflatten(0, (model_inputs["input_ids"].shape[0], -1))}
