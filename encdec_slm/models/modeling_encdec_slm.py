@@ -464,6 +464,26 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
         """Returns the decoder input for `labels`, shape `(batch, target)`; `DataCollatorForSeq2Seq` calls this."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As in the library, which continues from a cache only if a decoder mask tells how long the sequence is.
+
+        Given more tokens than the cache holds, they are the whole sequence: those in the cache are not read again.
+        An assistant continues so, round after round.
+        """
+        if next_sequence_length is None and past_key_values is not None:
+            past_length = past_key_values.get_seq_length()
+            if isinstance(past_length, int) and 0 < past_length < input_ids.shape[1]:
+                next_sequence_length = input_ids.shape[1] - past_length
+        return super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
+        )
+
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
