@@ -181,6 +181,24 @@ class ForwardLaws:
         assert_close(model(**inputs, inputs_embeds=embeds, decoder_input_ids=decoder_input_ids).logits, expected)
         assert_close(model(**inputs, inputs_embeds=embeds, decoder_inputs_embeds=decoder_embeds).logits, expected)
 
+    def test_positions_may_be_given(self, model, inputs, decoder_input_ids):
+        arguments = {**inputs, "decoder_input_ids": decoder_input_ids}
+        length, target = inputs["attention_mask"].shape[1], decoder_input_ids.shape[1]
+        usual = {"position_ids": torch.arange(length)[None], "decoder_position_ids": torch.arange(target)[None]}
+        expected = model(**arguments).logits
+        assert_close(model(**arguments, **usual).logits, expected)
+        for name, positions in usual.items():
+            assert (model(**arguments, **{name: 2 * positions}).logits - expected).abs().max() > 1e-3
+
+    def test_empty_sequences_are_refused(self, model, inputs, decoder_input_ids):
+        nothing = {name: value[:, :0] for name, value in inputs.items()}
+        for arguments in (
+            {**nothing, "decoder_input_ids": decoder_input_ids},
+            {**inputs, "decoder_input_ids": decoder_input_ids[:, :0]},
+        ):
+            with pytest.raises(ValueError, match="no token"):
+                model(**arguments)
+
     def test_tuple_holds_what_the_output_holds(self, model, inputs, decoder_input_ids):
         arguments = {**inputs, "decoder_input_ids": decoder_input_ids, "use_cache": False}
         expected = model(**arguments)

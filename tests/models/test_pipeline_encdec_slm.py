@@ -276,6 +276,13 @@ def test_other_than_strings_is_refused(pipe, inputs):
         pipe(inputs)
 
 
+def test_text_without_a_token_is_refused(tiny_tokenizer):
+    # a tokenizer that adds no token of its own
+    pipe = pipeline("text2text-generation", model=ModelTester().model(), tokenizer=tiny_tokenizer, device="cpu")
+    with pytest.raises(ValueError, match="no token"):
+        pipe("")
+
+
 def test_decoder_only_models_are_refused(tiny_tokenizer):
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=60, bos_token_id=1, eos_token_id=2))
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel is none.*text-generation"):

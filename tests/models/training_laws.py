@@ -82,6 +82,14 @@ class TrainingLaws:
         with pytest.raises(ValueError, match=r"labels have shape \(4, 6\).*predicts \(4, 1\).*logits_to_keep"):
             model(**batch, logits_to_keep=1)
 
+    @pytest.mark.parametrize("name", ["decoder_start_token_id", "pad_token_id"])
+    def test_labels_alone_need_the_tokens_that_frame_them(self, tester, batch, name):
+        model = tester.model(**{name: None})
+        with pytest.raises(ValueError, match=rf"{name}.*None.*decoder_input_ids"):
+            model(**batch)
+        decoder_input_ids = batch["labels"].clamp(min=0)
+        assert model(**batch, decoder_input_ids=decoder_input_ids).loss.isfinite()
+
     def test_every_weight_learns(self, model, batch):
         model.train()
         learnt = gradients(model, batch)
@@ -230,7 +238,7 @@ class LoraLaws:
             merged = loaded.merge_and_unload()
             assert type(merged) is tester.model_class
             assert_close(merged(**batch).logits, expected)
-            # PEFT compares the head with the encoder's embedding, and takes it for untied where the halves differ in width
+            # PEFT compares the head with the embedding of the encoder: of unequal halves it takes the head for untied
             merged.config.tie_word_embeddings = tester.config().tie_word_embeddings
             merged.save_pretrained(tmp_path / "merged")
             again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
