@@ -157,11 +157,14 @@ def embed(
     """Returns `inputs_embeds` or the embeddings of `input_ids`, whichever was given.
 
     Raises:
-        ValueError: If both or neither were given.
+        ValueError: If both or neither were given, or no token.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    hidden_states = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    if hidden_states.shape[1] == 0:
+        raise ValueError("there is no token to read: leave empty inputs out, or give them an end-of-sequence token")
+    return hidden_states
 
 
 def check_length(config: EncDecSLMEncoderConfig, length: int, past_length: int = 0) -> None:
@@ -382,6 +385,7 @@ class EncDecSLMModel(EncDecSLMPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
@@ -396,7 +400,11 @@ class EncDecSLMModel(EncDecSLMPreTrainedModel):
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
@@ -461,7 +469,17 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
         self.model.set_input_embeddings(value)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Returns the decoder input for `labels`, shape `(batch, target)`; `DataCollatorForSeq2Seq` calls this."""
+        """Returns the decoder input for `labels`, shape `(batch, target)`; `DataCollatorForSeq2Seq` calls this.
+
+        Raises:
+            ValueError: If the configuration has no token to start with, or none to pad with.
+        """
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"{name} is None in the configuration, so that labels alone do not say what the decoder reads: "
+                    "set it, or pass decoder_input_ids"
+                )
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def prepare_inputs_for_generation(
@@ -513,6 +531,7 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
@@ -540,6 +559,7 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
+            position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             encoder_outputs=encoder_outputs,
             past_key_values=past_key_values,

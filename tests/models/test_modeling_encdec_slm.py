@@ -183,6 +183,24 @@ def test_key_heads_are_those_of_all_heads_repeated(num_key_value_heads):
         torch.testing.assert_close(model(**arguments).logits, every(**arguments).logits, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_projections_hold_queries_then_keys_then_values():
+    """Keys that are all alike are all looked at alike, which nothing but the keys does."""
+    tester = ModelTester()
+    model, rows = tester.model(), {"qkv_proj": slice(64, 96), "kv_proj": slice(0, 32)}
+    model.set_attn_implementation("eager")
+    for name, module in model.named_modules():
+        if name.endswith("kv_proj"):
+            for parameter in module.parameters():
+                parameter[rows[name.split(".")[-1]]] = 0
+    outputs = model(**tester.row(5), decoder_input_ids=tester.targets(1, 4), output_attentions=True)
+    seen = {"encoder": torch.full((5, 5), 1 / 5), "cross": torch.full((4, 5), 1 / 5)}
+    seen["decoder"] = torch.ones(4, 4).tril() / torch.arange(1, 5)[:, None]
+    for name in seen:
+        attentions = outputs[f"{name}_attentions"]
+        torch.testing.assert_close(torch.stack(attentions), seen[name].expand(len(attentions), 1, 4, -1, -1))
+
+
 def test_gate_multiplies_the_activation():
     model = VARIANTS["llama_like"].model()
     mlp = model.get_encoder().layers[0].mlp
