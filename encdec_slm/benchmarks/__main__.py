@@ -1,4 +1,4 @@
-"""Decoding against Transformers' T5 of equal size: the tables, and everything measured as JSON in the last line.
+"""Decoding against Transformers' T5 of equal shape and of equal size: tables, and everything as JSON in the last line.
 
     python -m encdec_slm.benchmarks --dtype float32 bfloat16
     python -m encdec_slm.benchmarks --overhead
@@ -18,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
 from encdec_slm.benchmarks.decoding import Contestant, Measurement, measure
-from encdec_slm.benchmarks.peers import random_model, t5_of_equal_size
+from encdec_slm.benchmarks.peers import random_model, t5_of_equal_shape, t5_of_equal_size
 from encdec_slm.benchmarks.report import record, table
 
 
@@ -35,11 +35,12 @@ OVERHEAD_STACK = {
 
 
 def compare(config: PreTrainedConfig, options: argparse.Namespace, dtype: str, uncached: bool) -> list[Measurement]:
-    """Measures a model of `config`, the T5 of equal size and, if asked, the model without its cache."""
+    """Measures a model of `config`, T5s of equal shape and size and, if asked, the model without its cache."""
     ours = random_model(config, dtype)
     contestants = [
         Contestant("encdec_slm", ours),
-        Contestant("T5", random_model(t5_of_equal_size(config, ours.num_parameters()), dtype)),
+        Contestant("T5, equal shape", random_model(t5_of_equal_shape(config), dtype)),
+        Contestant("T5, equal size", random_model(t5_of_equal_size(config, ours.num_parameters()), dtype)),
     ]
     if uncached:
         contestants.append(Contestant("encdec_slm without cache", ours, {"use_cache": False}))

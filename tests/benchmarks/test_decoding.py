@@ -69,7 +69,7 @@ def test_command_prints_a_table_and_ends_with_json(capsys):
     finally:
         torch.set_num_threads(threads)
     lines = capsys.readouterr().out.strip().splitlines()
-    assert any(line.startswith("| T5 |") for line in lines)
+    assert any(line.startswith("| T5, equal size |") for line in lines)
     (run,) = json.loads(lines[-1])
-    assert [row["name"] for row in run["measurements"]] == ["encdec_slm", "T5"]
+    assert [row["name"] for row in run["measurements"]] == ["encdec_slm", "T5, equal shape", "T5, equal size"]
     assert run["settings"]["new_tokens"] == 2
