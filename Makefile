@@ -5,11 +5,14 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := .cache/lowest
+# as in pyproject.toml
+LOWEST_TRANSFORMERS := 5.4.0
 DEMO_FOLDER ?= outputs/spelling_to_sound
 # one thread a worker: the models of the tests are too small for more
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all test-peer check lint types mlinter format bench clean
+.PHONY: help install demo test test-all test-peer test-lowest check lint types mlinter format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +36,14 @@ test-all: $(INSTALLED)  ## Run all tests, also those marked slow, gpu and networ
 test-peer: $(INSTALLED)  ## Run Transformers' own common tests, from its source on PyPI, on our models
 	$(BIN)/python tests/peer/fetch.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/peer
+
+# an environment of its own for that release and what it needs; all else is the usual environment's
+test-lowest: $(INSTALLED)  ## Run the model tests on the lowest supported Transformers
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet 'transformers==$(LOWEST_TRANSFORMERS)'
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")' \
+	  > $$($(LOWEST)/bin/python -c 'import site; print(site.getsitepackages()[0])')/all_else.pth
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 tests/models tests/test_remote_code.py
 
 check: lint types mlinter  ## Check style, types and the conventions of Transformers' models
 

@@ -26,7 +26,7 @@ class Text2TextGenerationPipeline(Pipeline):
         >>> from transformers import pipeline
         >>> pipe = pipeline("text2text-generation", model=folder)  # doctest: +SKIP
         >>> pipe("zyzzyva", max_new_tokens=16)  # doctest: +SKIP
-        [{'generated_text': 'Z IH Z IH V AH'}]
+        [{'generated_text': 'Z IH Z IY V AH'}]
     """
 
     _pipeline_calls_generate = True
