@@ -47,7 +47,7 @@ def onednn_reads(x: torch.Tensor, *linears: nn.Module) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
