@@ -10,7 +10,8 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils import auto_docstring
 
 
-# a projection to several things at once is gathered before it is taken apart, and split again afterwards
+# a projection to several things at once is gathered before it is taken apart, and split again afterwards: what stands
+# between, as `q_norm`, sees all heads on every device and has its whole gradient there
 ENCODER_TP_PLAN = {
     "layers.*.self_attn.qkv_proj": "colwise_gather_output",
     "layers.*.self_attn.o_proj": "rowwise_split_input",
@@ -46,6 +47,8 @@ class EncDecSLMEncoderConfig(PreTrainedConfig):
     r"""
     gated_mlp (`bool`, *optional*, defaults to `False`):
         `False`: two projections around the activation, as in the original; `True`: the three of the Llama family.
+    qk_norm (`bool`, *optional*, defaults to `False`):
+        Whether every head's queries and keys are normalised before their rotation, as in Qwen3.
     dropout (`float`, *optional*, defaults to 0.1):
         Dropout on the output of the feed-forward block.
     """
@@ -65,6 +68,7 @@ class EncDecSLMEncoderConfig(PreTrainedConfig):
     gated_mlp: bool = False
     attention_bias: bool = True
     mlp_bias: bool = True
+    qk_norm: bool = False
     rms_norm_eps: float = 1e-6
     rope_parameters: RopeParameters | dict[str, Any] | None = None
     max_position_embeddings: int = 1024
@@ -121,6 +125,8 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
     r"""
     gated_mlp (`bool`, *optional*, defaults to `False`):
         `False`: two projections around the activation, as in the original; `True`: the three of the Llama family.
+    qk_norm (`bool`, *optional*, defaults to `False`):
+        Whether every head's queries and keys are normalised before their rotation, as in Qwen3.
     dropout (`float`, *optional*, defaults to 0.1):
         Dropout on the output of the feed-forward block.
     cross_attention_hidden_size (`int`, *optional*):

@@ -226,6 +226,11 @@ class EncDecSLMAttention(nn.Module):
             self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
             self.kv_proj = nn.Linear(key_value_size, 2 * key_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.has_qk_norm = config.qk_norm
+        # CODEPATH: students that start from Qwen3
+        if config.qk_norm:
+            self.q_norm = EncDecSLMRMSNorm(self.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = EncDecSLMRMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         batch, length, _ = states.shape
@@ -240,6 +245,10 @@ class EncDecSLMAttention(nn.Module):
         heads = (self.num_heads, self.num_key_value_heads)
         states = self._split_heads(self.qkv_proj(hidden_states))
         states, values = states.split_with_sizes((sum(heads), heads[1]), dim=1)
+        # CODEPATH: students that start from Qwen3
+        if self.has_qk_norm:
+            queries, keys = states.split_with_sizes(heads, dim=1)
+            states = torch.cat((self.q_norm(queries), self.k_norm(keys)), dim=1)
         queries, keys = rotate(states, *position_embeddings).split_with_sizes(heads, dim=1)
         if past_key_values is not None:
             if isinstance(past_key_values, EncoderDecoderCache):
@@ -251,10 +260,16 @@ class EncDecSLMAttention(nn.Module):
         self, hidden_states: torch.Tensor, key_value_states: torch.Tensor, past_key_values: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         queries = self._split_heads(self.q_proj(hidden_states))
+        # CODEPATH: students that start from Qwen3
+        if self.has_qk_norm:
+            queries = self.q_norm(queries)
         cache = past_key_values.cross_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
         if cache is not None and past_key_values.is_updated.get(self.layer_idx):
             return queries, cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
         keys, values = self._split_heads(self.kv_proj(key_value_states)).chunk(2, dim=1)
+        # CODEPATH: as above; the cache holds normalised keys
+        if self.has_qk_norm:
+            keys = self.k_norm(keys)
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer_idx)
             past_key_values.is_updated[self.layer_idx] = True

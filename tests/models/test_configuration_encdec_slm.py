@@ -41,6 +41,7 @@ def test_everything_that_can_be_set_survives_a_round_trip(tmp_path):
         "gated_mlp": True,
         "attention_bias": False,
         "mlp_bias": False,
+        "qk_norm": True,
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0},
         "max_position_embeddings": 77,

@@ -10,6 +10,16 @@ VARIANTS = {
         both={"gated_mlp": True, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
         tie_word_embeddings=False,
     ),
+    # and one that starts from Qwen3
+    "qwen3_like": ModelTester(
+        both={
+            "gated_mlp": True,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "qk_norm": True,
+        },
+    ),
     # every width differs between the halves: only decoder embedding and head can be shared; the decoder is the deeper
     "unequal_halves": ModelTester(
         encoder={"hidden_size": 48, "intermediate_size": 64, "num_key_value_heads": 4, "head_dim": 18},
