@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from encdec_slm.conversion.build import build_model
 from encdec_slm.conversion.checkpoint_file import read_checkpoint_file
 from encdec_slm.conversion.original_config import OriginalConfig, read_original_config
 from encdec_slm.conversion.original_layout import group_query_heads, measure, original_layout
 from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.conversion.special_tokens import agree_on_token_id, load_tokenizer, pad_like_the_model
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
-from encdec_slm.models.modeling_encdec_slm import EncDecSLMForConditionalGeneration
 
 
 logger = logging.get_logger(__name__)
@@ -72,7 +72,7 @@ def convert_original(
         original = OriginalConfig.from_sources(stated, measure(tensors))
         loaded_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, original.vocab_size)
         our_config = _to_our_config(original, loaded_tokenizer)
-        model = _build(our_config, _to_our_state_dict(tensors, original), _widest_dtype(tensors))
+        model = build_model(our_config, _to_our_state_dict(tensors, original), _widest_dtype(tensors))
         model.save_pretrained(folder)
         if loaded_tokenizer is not None:
             pad_like_the_model(loaded_tokenizer, original.pad_token_id)
@@ -161,24 +161,6 @@ def _sequence_token_ids(original: OriginalConfig, tokenizer: PreTrainedTokenizer
             "`max_new_tokens`. Give a tokenizer, or eos_token_id in a configuration file."
         )
     return bos_token_id, eos_token_id
-
-
-def _build(config: EncDecSLMConfig, state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
-    # with its report the library returns a pair, which its annotation does not say
-    loaded: Any = EncDecSLMForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state_dict, dtype=dtype, output_loading_info=True
-    )
-    model, report = loaded
-    # the library only warns, and draws what is missing at random
-    if any(report.values()):
-        raise RuntimeError(f"the tensors of the checkpoint do not fill our model: {report}")
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
-    return model
 
 
 def _widest_dtype(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:

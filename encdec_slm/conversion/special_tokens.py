@@ -2,6 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -18,17 +19,43 @@ def load_tokenizer(folder: str | PathLike[str], vocab_size: int | None = None) -
     """
     if not Path(folder).is_dir():
         raise ValueError(f"the folder {folder} does not exist")
+    return load_checkpoint_tokenizer(folder, vocab_size, local_files_only=True, trust_remote_code=False)
+
+
+def load_checkpoint_tokenizer(
+    name_or_path: str | PathLike[str], vocab_size: int | None = None, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of a folder or a repository.
+
+    Args:
+        name_or_path: As in `AutoTokenizer.from_pretrained`, which `options` are for.
+        vocab_size: Number of embeddings; every token must have one.
+        options: `revision`, `gguf_file` and others.
+
+    Raises:
+        ValueError: If no tokenizer can be loaded, or it has a token id outside the vocabulary.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     # a damaged tokenizer.json is a bare Exception of the tokenizers library
     except Exception as error:
-        raise ValueError(f"no tokenizer can be loaded from {folder}: {error}") from error
-    if vocab_size is not None and smallest_vocab_size(tokenizer) > vocab_size:
-        raise ValueError(
-            f"the tokenizer in {folder} has the token id {smallest_vocab_size(tokenizer) - 1}, but the model has only "
-            f"{vocab_size} tokens"
-        )
+        raise ValueError(f"no tokenizer can be loaded from {name_or_path}: {error}") from error
+    if vocab_size is not None:
+        check_vocab_size(tokenizer, vocab_size)
     return tokenizer
+
+
+def check_vocab_size(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Checks that every token has an embedding.
+
+    Raises:
+        ValueError: If a token id is outside the vocabulary.
+    """
+    if smallest_vocab_size(tokenizer) > vocab_size:
+        raise ValueError(
+            f"the tokenizer in {tokenizer.name_or_path} has the token id {smallest_vocab_size(tokenizer) - 1}, but "
+            f"the model has only {vocab_size} tokens"
+        )
 
 
 def smallest_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
