@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    # ImportError: of an optional package
+    except (ValueError, OSError, StrictDataclassError, ImportError) as error:
         print(f"encdec-slm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
+    _add_adapt(commands)
     _add_init(commands)
     _add_presets(commands)
     _add_generate(commands)
@@ -66,6 +68,55 @@ def _add_convert(commands: Any) -> None:
     original.add_argument("--tokenizer", metavar="DIR", help="folder of the tokenizer, saved with the model")
     _add_overwrite(original)
     original.set_defaults(run=_convert_original)
+    _add_convert_decoder_only(sources)
+
+
+def _add_convert_decoder_only(sources: Any) -> None:
+    convert = sources.add_parser(
+        "decoder-only",
+        help="a decoder-only model of the Llama family, as the start of an encoder-decoder",
+        description="Writes an encoder-decoder that starts from the weights of a decoder-only model: Llama, Mistral, "
+        "Qwen2, Qwen3 or Gemma. It has to be trained afterwards.",
+    )
+    convert.add_argument("model", metavar="MODEL", help="folder, id on the Hub, or .gguf file")
+    convert.add_argument("output", metavar="OUT", help="the folder to write")
+    convert.add_argument("--encoder-layers", type=_positive, metavar="N", help="layers of the encoder")
+    convert.add_argument("--decoder-layers", type=_positive, metavar="N", help="layers of the decoder")
+    convert.add_argument(
+        "--split",
+        metavar="E-D",
+        help="layers of encoder and decoder as fractions of the source's, where no number is given (default: 2/3-1/3)",
+    )
+    convert.add_argument(
+        "--layers",
+        metavar="WHICH",
+        help="which layers of the source: even, first, first-last, last, or a list such as 0-4,25-29; for both stacks "
+        "or ENCODER/DECODER (default: first/first-last)",
+    )
+    convert.add_argument(
+        "--cross-attention",
+        choices=("self", "zero"),
+        help="start from the self-attention of the layer, or so that the decoder does not hear the encoder yet "
+        "(default: zero)",
+    )
+    convert.add_argument("--gguf-file", metavar="NAME", help="GGUF file in the folder or repository")
+    convert.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
+    convert.add_argument("--dtype", choices=("auto", *DTYPES), help="of the weights (default: the source's)")
+    convert.add_argument("--tokenizer", metavar="DIR", help="folder of a tokenizer (default: the source's)")
+    _add_overwrite(convert)
+    convert.set_defaults(run=_convert_decoder_only)
+
+
+def _add_adapt(commands: Any) -> None:
+    # all that follows is for the parser of the library, `--help` too: no flag is one here
+    adapt = commands.add_parser(
+        "adapt",
+        help="let an encoder-decoder learn from plain text: prefix language modeling and span corruption",
+        add_help=False,
+        prefix_chars="\0",
+    )
+    adapt.add_argument("arguments", nargs="*")
+    adapt.set_defaults(run=_adapt)
 
 
 def _add_init(commands: Any) -> None:
@@ -142,6 +193,24 @@ def _convert_original(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(f"wrote {folder}")
+
+
+def _convert_decoder_only(arguments: argparse.Namespace) -> None:
+    from encdec_slm.conversion import convert_decoder_only
+
+    # what is not given has the function's default, which stands in one place
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None and name not in ("run", "model", "output")
+    }
+    print(convert_decoder_only(arguments.model, arguments.output, **given))
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from encdec_slm.adaptation.__main__ import main as adapt
+
+    adapt(arguments.arguments, prog="encdec-slm adapt")
 
 
 def _init(arguments: argparse.Namespace) -> None:

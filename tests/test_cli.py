@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from decoder_only_sources import make_source
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from word_tokenizers import save_word_tokenizer
 
 from encdec_slm.cli import main
+from encdec_slm.conversion import from_decoder_only, gguf_checkpoint
+from encdec_slm.conversion.decoder_only_weights import DEFAULT_CROSS_ATTENTION
+from encdec_slm.conversion.layer_choice import DEFAULT_DECODER_LAYERS, DEFAULT_ENCODER_LAYERS, DEFAULT_SPLIT
 from encdec_slm.models.configuration_encdec_slm import PRESETS
 
 
@@ -90,6 +94,85 @@ def test_conversion_errors_are_one_line(fails, tmp_path):
     message = fails("convert", "original", CHECKPOINT, tmp_path / "out", "--config", tmp_path / "config.json")
     assert "n_embd is 65 in the configuration but 64 in the tensors" in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def decoder_only(tmp_path_factory):
+    """A decoder-only model with the tokenizer of these tests, which pads with its end."""
+    folder = tmp_path_factory.mktemp("decoder_only") / "source"
+    make_source(vocab_size=40, pad_token_id=2).save_pretrained(folder)
+    return save_tokenizer(folder, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def test_convert_decoder_only(decoder_only, run, tmp_path, warnings_of_the_library):
+    out_folder = tmp_path / "out"
+    options = ("--encoder-layers", 3, "--layers", "first/0,4", "--cross-attention", "self", "--dtype", "bfloat16")
+    code, out, _ = run("convert", "decoder-only", decoder_only, out_folder, *options)
+    assert code == 0
+    model = AutoModelForSeq2SeqLM.from_pretrained(out_folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert out.startswith(f"wrote {out_folder}: {parameters:,} parameters, bfloat16\n")
+    assert "encoder   3 layers from 0-2" in out
+    assert "decoder   2 layers from 0,4, cross-attention self" in out
+    assert "pads with 0 ('<unk>')" in " ".join(warnings_of_the_library())
+    (answer,) = answers_of(out_folder, ["w3 w4"], max_new_tokens=3)
+    assert len(answer.split()) <= 3
+
+
+def test_convert_decoder_only_has_the_defaults_of_the_function(decoder_only, run, tmp_path):
+    assert run("convert", "decoder-only", decoder_only, tmp_path / "out")[0] == 0
+    written = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").state_dict()
+    expected = from_decoder_only(decoder_only).state_dict()
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_help_tells_the_defaults_of_the_function(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        main(["convert", "decoder-only", "--help"])
+    told = capsys.readouterr().out
+    for default in (
+        DEFAULT_SPLIT,
+        f"{DEFAULT_ENCODER_LAYERS}/{DEFAULT_DECODER_LAYERS}",
+        DEFAULT_CROSS_ATTENTION,
+    ):
+        assert f"(default: {default})" in told
+
+
+def test_convert_decoder_only_errors_are_one_line(decoder_only, fails, tmp_path, monkeypatch):
+    command = ("convert", "decoder-only", decoder_only, tmp_path / "out")
+    assert "the source has 5" in fails(*command, "--decoder-layers", 6)
+    assert "'1-0' in '1-0'" in fails(*command, "--layers", "1-0")
+    assert "such as 2/3-1/3" in fails(*command, "--split", "half")
+    assert "nowhere does not exist" in fails(*command, "--tokenizer", "nowhere")
+    assert "is a file" in fails("convert", "decoder-only", CHECKPOINT, tmp_path / "out")
+    monkeypatch.setattr(gguf_checkpoint, "is_gguf_available", lambda: False)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert "needs gguf" in fails("convert", "decoder-only", tmp_path / "model.gguf", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_a_started_student_adapts_to_text(decoder_only, run, fails, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    text = tmp_path / "texts.txt"
+    text.write_text("\n".join(" ".join(f"w{3 + (i + j) % 37}" for j in range(16)) for i in range(60)))
+    assert run("convert", "decoder-only", decoder_only, tmp_path / "student")[0] == 0
+    options = (
+        "--max_steps 30 --learning_rate 3e-3 --learning_rate_multipliers encoder_attn=3 --freeze ^model\\.encoder"
+    )
+    quiet = "--num_sentinels 9 --chunk_length 16 --use_cpu --report_to none --disable_tqdm true --save_strategy no"
+    command = ["adapt", "--model_name_or_path", tmp_path / "student", "--train_file", text, *options.split()]
+    code, out, _ = run(*command, *quiet.split(), "--output_dir", tmp_path / "adapted")
+    assert code == 0
+    before, after = (float(number) for number in re.findall(r"(\S+) (?:before|after)", out))
+    assert after < before
+    encoders = [
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path / name).model.encoder.layers for name in ("student", "adapted")
+    ]
+    frozen, learnt = (stack.state_dict() for stack in encoders)
+    assert all(torch.equal(frozen[name], learnt[name]) for name in frozen)
+    assert "already holds something" in fails(*command, *quiet.split(), "--output_dir", tmp_path / "adapted")
 
 
 def test_presets_are_listed_with_their_parameters(run):
@@ -203,7 +286,10 @@ def test_generate_errors_are_one_line(model, fails, tmp_path):
     assert "num_return_sequences" in fails("generate", model, "w3", "--num-return-sequences", 3)
 
 
-@pytest.mark.parametrize("arguments", [[], ["convert"], ["generate"], ["generate", "x", "--num-beams", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["convert"], ["convert", "decoder-only", "x"], ["generate"], ["generate", "x", "--num-beams", "0"]],
+)
 def test_incomplete_commands_show_their_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
