@@ -95,7 +95,8 @@ class Checkpoint:
 
         Raises:
             OSError: If there are no weights.
-            ValueError: If weights are missing, or Transformers would not understand all that a GGUF file says.
+            ValueError: If weights are missing or of another shape than the configuration says, or Transformers would
+                not understand all that a GGUF file says.
         """
         options = self._loading
         if self.gguf_file is not None:
@@ -103,9 +104,20 @@ class Checkpoint:
             options |= dequantize_gguf(self.gguf_file)
         # with its report the library returns a pair, which its annotation does not say
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            self.name, dtype="auto" if dtype is None else dtype, output_loading_info=True, **options
+            self.name,
+            dtype="auto" if dtype is None else dtype,
+            output_loading_info=True,
+            # they are refused below, in a sentence
+            ignore_mismatched_sizes=True,
+            **options,
         )
         model, report = loaded
+        if report["mismatched_keys"]:
+            name, found, configured = min(report["mismatched_keys"])
+            raise ValueError(
+                f"{name} has the shape {tuple(found)} in the checkpoint {self.name}, but {tuple(configured)} by its "
+                "configuration: they do not belong together"
+            )
         missing = sorted(report["missing_keys"])
         if missing:
             # the library only warns, and draws them at random

@@ -1,6 +1,7 @@
 """Folder, object and GGUF file of one model give the same start; what is not a whole model is told apart."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -58,6 +59,16 @@ def test_missing_weights_are_not_drawn_at_random(source, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights, model\.layers\.1\.mlp\.up_proj\.weight among them"):
         from_decoder_only(tmp_path)
+
+
+def test_widths_that_do_not_fit_are_named(source, tmp_path):
+    source.save_pretrained(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    config["intermediate_size"] += 8
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has the shape \(\d+, \d+\) in the checkpoint .* but \(\d+, \d+\) by its"):
+        convert_decoder_only(tmp_path / "source", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_that_are_no_model_are_told_apart(source, tmp_path):
