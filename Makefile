@@ -12,7 +12,7 @@ DEMO_FOLDER ?= outputs/spelling_to_sound
 # one thread a worker: the models of the tests are too small for more
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all test-peer test-lowest check lint types mlinter format bench clean
+.PHONY: help install demo start test test-all test-peer test-lowest check lint types mlinter format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## Train, evaluate, save and use a small model on real data (six minutes on two cores)
 	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
+
+start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; hours)
+	$(BIN)/python examples/start_from_decoder_only.py --task docstrings
+	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE)
+	$(BIN)/python examples/start_from_decoder_only_report.py
 
 test: $(INSTALLED)  ## Run the tests: CPU, offline
 	$(TEST)

@@ -27,6 +27,7 @@ class Student:
         cross_attention: What cross-attention starts from, `zero` or `self`.
         is_random: Whether the weights of that architecture are drawn anew.
         hidden_size: Of a smaller architecture with random weights, whose layers `layers` then counts.
+        folder: Where the student is, started already and adapted to text; `layers` then only tells from which layers.
         learning_rate: Of all parameters without a rate of their own.
         rates: Multipliers of the learning rate by pattern of parameter names.
         frozen: Patterns of parameters that do not learn.
@@ -38,12 +39,15 @@ class Student:
     cross_attention: str = "zero"
     is_random: bool = False
     hidden_size: int | None = None
+    folder: str | None = None
     learning_rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
 
     def build(self, source: str) -> EncDecSLMForConditionalGeneration:
         """Returns the student in float32, with the vocabulary of the source."""
+        if self.folder is not None:
+            return EncDecSLMForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
         if self.hidden_size is not None:
             return small_model(source, self.hidden_size, *map(int, self.layers.split("/")))
         model = from_decoder_only(
@@ -101,7 +105,7 @@ COMPARED = (
         frozen=(EMBEDDING,),
     ),
     Student(name="whole-random", label="random, 15 + 30 layers", layers=WHOLE, is_random=True, learning_rate=5e-4),
-    Student(name="split", label="started, 20 + 10 layers", layers=SPLIT, learning_rate=1e-3),
+    Student(name="split", label="started, 20 + 10 layers", layers=SPLIT, learning_rate=1e-3, frozen=(ENCODER,)),
     Student(name="split-random", label="random, 20 + 10 layers", layers=SPLIT, is_random=True, learning_rate=1e-3),
     Student(
         name="small",
@@ -112,7 +116,7 @@ COMPARED = (
         is_random=True,
     ),
 )
-# each differs from the one before it, or from the one that its label names, in one thing
+# of three minutes each, on Java to C#: which layers, what learns, how fast
 TRIALS = (
     Student(name="trial-even", label="even / even, rate 3e-4", layers="even/even", learning_rate=3e-4),
     Student(name="trial-last", label="first / first-last, rate 3e-4", layers=SPLIT, learning_rate=3e-4),
@@ -133,8 +137,23 @@ TRIALS = (
         frozen=(ENCODER,),
     ),
     Student(
+        name="trial-frozen-fast",
+        label="the same, rate 2e-3",
+        layers=SPLIT,
+        learning_rate=2e-3,
+        frozen=(ENCODER,),
+    ),
+    Student(
+        name="trial-adapted",
+        label="first / first-last, rate 1e-3, encoder and embedding frozen, adapted to Python functions before",
+        layers=SPLIT,
+        folder="outputs/adapted",
+        learning_rate=1e-3,
+        frozen=(ENCODER,),
+    ),
+    Student(
         name="trial-frozen-cross",
-        label="the same, cross-attention three times as fast",
+        label="first / first-last, rate 1e-3, encoder and embedding frozen, cross-attention three times as fast",
         layers=SPLIT,
         learning_rate=1e-3,
         rates={r"encoder_attn": 3.0},
