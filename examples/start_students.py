@@ -27,7 +27,6 @@ class Student:
         cross_attention: What cross-attention starts from, `zero` or `self`.
         is_random: Whether the weights of that architecture are drawn anew.
         hidden_size: Of a smaller architecture with random weights, whose layers `layers` then counts.
-        folder: Where the student is, started already and adapted to text; `layers` then only tells from which layers.
         learning_rate: Of all parameters without a rate of their own.
         rates: Multipliers of the learning rate by pattern of parameter names.
         frozen: Patterns of parameters that do not learn.
@@ -39,15 +38,12 @@ class Student:
     cross_attention: str = "zero"
     is_random: bool = False
     hidden_size: int | None = None
-    folder: str | None = None
     learning_rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
 
     def build(self, source: str) -> EncDecSLMForConditionalGeneration:
         """Returns the student in float32, with the vocabulary of the source."""
-        if self.folder is not None:
-            return EncDecSLMForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
         if self.hidden_size is not None:
             return small_model(source, self.hidden_size, *map(int, self.layers.split("/")))
         model = from_decoder_only(
@@ -100,9 +96,9 @@ COMPARED = (
         name="whole",
         label="started, 15 + 30 layers",
         layers=WHOLE,
-        learning_rate=5e-4,
-        rates={CROSS_ATTENTION: 2.0},
-        frozen=(EMBEDDING,),
+        learning_rate=1e-4,
+        rates={CROSS_ATTENTION: 10.0},
+        frozen=(ENCODER,),
     ),
     Student(name="whole-random", label="random, 15 + 30 layers", layers=WHOLE, is_random=True, learning_rate=5e-4),
     Student(name="split", label="started, 20 + 10 layers", layers=SPLIT, learning_rate=1e-3, frozen=(ENCODER,)),
@@ -116,80 +112,59 @@ COMPARED = (
         is_random=True,
     ),
 )
-# of three minutes each, on Java to C#: which layers, what learns, how fast
+# what was tried: which layers, what cross-attention starts from, what learns and how fast
 TRIALS = (
-    Student(name="trial-even", label="even / even, rate 3e-4", layers="even/even", learning_rate=3e-4),
-    Student(name="trial-last", label="first / first-last, rate 3e-4", layers=SPLIT, learning_rate=3e-4),
-    Student(name="trial-rate", label="the same, rate 1e-3", layers=SPLIT, learning_rate=1e-3),
-    Student(name="trial-first", label="first / first, rate 1e-3", layers="0-19/0-9", learning_rate=1e-3),
+    Student(name="trial-even", label="20 + 10: even / even, 1e-3", layers="even/even", learning_rate=1e-3),
+    Student(name="trial-first-last", label="20 + 10: first / first-last, 1e-3", layers=SPLIT, learning_rate=1e-3),
     Student(
         name="trial-self",
-        label="first / first-last, rate 1e-3, cross-attention from self-attention",
+        label="20 + 10: first / first-last, cross-attention from self-attention, 1e-3",
         layers=SPLIT,
         cross_attention="self",
         learning_rate=1e-3,
     ),
     Student(
         name="trial-frozen",
-        label="first / first-last, rate 1e-3, encoder and embedding frozen",
+        label="20 + 10: first / first-last, encoder frozen, 1e-3",
         layers=SPLIT,
         learning_rate=1e-3,
         frozen=(ENCODER,),
     ),
     Student(
-        name="trial-frozen-fast",
-        label="the same, rate 2e-3",
+        name="trial-frozen-slow",
+        label="20 + 10: first / first-last, encoder frozen, 5e-4",
         layers=SPLIT,
-        learning_rate=2e-3,
-        frozen=(ENCODER,),
-    ),
-    Student(
-        name="trial-adapted",
-        label="first / first-last, rate 1e-3, encoder and embedding frozen, adapted to Python functions before",
-        layers=SPLIT,
-        folder="outputs/adapted",
-        learning_rate=1e-3,
-        frozen=(ENCODER,),
-    ),
-    Student(
-        name="trial-frozen-cross",
-        label="first / first-last, rate 1e-3, encoder and embedding frozen, cross-attention three times as fast",
-        layers=SPLIT,
-        learning_rate=1e-3,
-        rates={r"encoder_attn": 3.0},
-        frozen=(ENCODER,),
-    ),
-    Student(
-        name="trial-frozen-even",
-        label="first / even, rate 1e-3, encoder and embedding frozen",
-        layers="0-19/even",
-        learning_rate=1e-3,
-        frozen=(ENCODER,),
-    ),
-    Student(
-        name="trial-short",
-        label="10 layers first / first-last, rate 1e-3, embedding frozen",
-        layers="0-9/0-4,25-29",
-        learning_rate=1e-3,
-        frozen=(EMBEDDING,),
-    ),
-    Student(
-        name="trial-whole",
-        label="15 layers first / all 30, rate 3e-4",
-        layers=WHOLE,
-        learning_rate=3e-4,
-    ),
-    Student(
-        name="trial-whole-rates",
-        label="the same, rate 5e-4, cross-attention twice as fast, embedding frozen",
-        layers=WHOLE,
         learning_rate=5e-4,
-        rates={CROSS_ATTENTION: 2.0},
-        frozen=(EMBEDDING,),
+        frozen=(ENCODER,),
+    ),
+    Student(
+        name="trial-frozen-first",
+        label="20 + 10: first / first, encoder frozen, 1e-3",
+        layers="0-19/0-9",
+        learning_rate=1e-3,
+        frozen=(ENCODER,),
+    ),
+    Student(name="trial-whole", label="15 + 30: first / all, 5e-4", layers=WHOLE, learning_rate=5e-4),
+    Student(
+        name="trial-whole-frozen",
+        label="15 + 30: first / all, encoder frozen, 1e-4, cross-attention 1e-3",
+        layers=WHOLE,
+        learning_rate=1e-4,
+        rates={CROSS_ATTENTION: 10.0},
+        frozen=(ENCODER,),
+    ),
+    Student(
+        name="trial-whole-self",
+        label="15 + 30: the same, cross-attention from self-attention",
+        layers=WHOLE,
+        cross_attention="self",
+        learning_rate=1e-4,
+        rates={CROSS_ATTENTION: 10.0},
+        frozen=(ENCODER,),
     ),
     Student(
         name="trial-whole-cross",
-        label="the same layers, cross-attention alone learns, rate 2e-3",
+        label="15 + 30: first / all, cross-attention alone learns, 2e-3",
         layers=WHOLE,
         learning_rate=2e-3,
         frozen=(r"self_attn|mlp|input_layernorm|post_attention_layernorm|embed_tokens|decoder\.norm",),
