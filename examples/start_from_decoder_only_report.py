@@ -3,7 +3,7 @@
     python examples/start_from_decoder_only_report.py
 
 Reads the JSON files in `examples/results`, draws the curves of the longest run of every student into one picture, and
-prints Markdown tables of the same numbers.
+prints Markdown tables of the same numbers, those of the trials apart.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(len(tasks), 2, figsize=(10, 3.6 * len(tasks)), squeeze=False, layout="constrained")
     names = list(dict.fromkeys(record["student"]["name"] for record in records))
     for row, task in zip(axes, tasks, strict=True):
-        for record in (record for record in records if record["task"] == task):
+        of_task = [record for record in records if record["task"] == task]
+        ticks = sorted({60 * point["minutes"] for record in of_task for point in record["points"][1:]})
+        for record in of_task:
             points = record["points"][1:]
             seconds = [point["seconds"] for point in points]
             style = {
@@ -71,19 +73,18 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         for axis in row:
             axis.set_xscale("log", base=2)
             axis.set_xlabel("seconds of training")
-            axis.set_xticks([60 * 2**i for i in range(10) if 60 * 2**i <= 1.05 * max(seconds)])
+            axis.set_xticks(ticks, minor=False)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
             axis.grid(alpha=0.3)
     axes[0][1].legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def table(records: Sequence[dict[str, Any]], task: str) -> str:
-    """Loss and score of each student at each mark, as Markdown."""
-    records = [record for record in records if record["task"] == task]
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Loss and score of each student of a task at each mark, as Markdown."""
     marks = sorted({point["minutes"] for record in records for point in record["points"]})
     lines = [
-        f"{TASKS[task]}: loss in nats a token / {records[0]['metric']}, after minutes of training",
+        f"{TASKS[records[0]['task']]}: loss in nats a token / {records[0]['metric']}, after minutes of training",
         "",
         "| student | parameters | examples seen | " + " | ".join(f"{mark:g}" for mark in marks) + " |",
         "|---|---:|---:|" + "---:|" * len(marks),
@@ -110,10 +111,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=RESULTS / "start_from_decoder_only.png", help="picture to write")
     arguments = parser.parse_args()
     records = longest(read(arguments.results))
-    draw([record for record in records if "trial" not in record["student"]["name"]], arguments.plot)
-    for task in TASKS:
-        if any(record["task"] == task for record in records):
-            print(table(records, task), end="\n\n")
+    trials = [record for record in records if record["student"]["name"].startswith("trial")]
+    compared = [record for record in records if record not in trials]
+    draw(compared, arguments.plot)
+    for group in (compared, trials):
+        for task in TASKS:
+            if of_task := [record for record in group if record["task"] == task]:
+                print(table(sorted(of_task, key=lambda record: record["points"][-1]["loss"])), end="\n\n")
     print(f"drawn: {arguments.plot}")
 
 

@@ -155,7 +155,7 @@ TRIALS = (
     ),
     Student(
         name="trial-whole-self",
-        label="15 + 30: the same, cross-attention from self-attention",
+        label="15 + 30: first / all, encoder frozen, 1e-4, cross-attention 1e-3 from self-attention",
         layers=WHOLE,
         cross_attention="self",
         learning_rate=1e-4,
