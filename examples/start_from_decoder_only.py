@@ -136,9 +136,9 @@ def load_task(name: str, data_dir: str | None) -> Task:
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Token ids of sources (begin, text, end) and targets (line break, text, end), at most `LONGEST`, and lengths.
 
-    The line break is for the students that start as a language model. To such a decoder the first position is a sink of
-    attention, whose state is more than a hundred times as large as others, so that what it reads there hardly changes
-    what it says next. The first word of an answer is better said from the second position.
+    The line break is for the students that start as a language model. To such a decoder the first position is a sink
+    of attention, whose state is more than a hundred times as large as others, so that what it reads there hardly
+    changes what it says next. The first word of an answer is better said from the second position.
     """
     line_break = tokenizer("\n", add_special_tokens=False).input_ids
 
