@@ -28,8 +28,10 @@ demo: $(INSTALLED)  ## Train, evaluate, save and use a small model on real data 
 	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
 
 start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; hours)
-	$(BIN)/python examples/start_from_decoder_only.py --task docstrings
-	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE)
+	$(BIN)/python examples/start_from_decoder_only.py --task docstrings --minutes 6 --first_minutes 1.5
+	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE) --minutes 6 --first_minutes 1.5
+	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE) --minutes 2 \
+	  --students trials --results examples/results/start_trials.json
 	$(BIN)/python examples/start_from_decoder_only_report.py
 
 test: $(INSTALLED)  ## Run the tests: CPU, offline

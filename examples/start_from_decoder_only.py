@@ -31,7 +31,7 @@ from data.smollm2 import smollm2
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 from rouge_score.rouge_scorer import RougeScorer
-from start_students import STUDENTS, Student
+from start_students import COMPARED, STUDENTS, TRIALS, Student
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
@@ -77,8 +77,8 @@ class ComparisonArguments:
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
     students: list[str] = field(
-        default_factory=lambda: ["whole", "whole-random", "split", "split-random", "small"],
-        metadata={"help": f"Of {', '.join(STUDENTS)}."},
+        default_factory=lambda: [student.name for student in COMPARED],
+        metadata={"help": f"Of {', '.join(STUDENTS)}; `trials` for all that begin so."},
     )
     minutes: float = field(default=8.0, metadata={"help": "Processor minutes of each student (a GPU's: clock)."})
     first_minutes: float = field(default=1.0, metadata={"help": "When the first score is taken; then at twice that."})
@@ -363,6 +363,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser([ComparisonArguments, Seq2SeqTrainingArguments])
     parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
     comparison, training = parser.parse_args_into_dataclasses(argv)
+    if comparison.students == ["trials"]:
+        comparison.students = [student.name for student in TRIALS]
     if unknown := [name for name in comparison.students if name not in STUDENTS]:
         parser.error(f"there is no student {unknown[0]!r}; use some of {', '.join(STUDENTS)}")
     torch.set_num_threads(comparison.threads)
