@@ -50,7 +50,6 @@ from encdec_slm.adaptation import build_optimizer
 
 
 LONGEST = 128
-WARMUP_STEPS = 20
 RECIPE = {
     "output_dir": "outputs/start_from_decoder_only",
     "max_steps": 1_000_000,  # the clock ends the training
@@ -84,7 +83,8 @@ class ComparisonArguments:
     first_minutes: float = field(default=1.0, metadata={"help": "When the first score is taken; then at twice that."})
     threads: int = field(default=1, metadata={"help": "CPU threads."})
     source: str = field(default="outputs/smollm2-135m-instruct", metadata={"help": "Decoder-only model folder."})
-    score_rows: int = field(default=60, metadata={"help": "Rows that are answered, and of which the loss is taken."})
+    score_rows: int = field(default=100, metadata={"help": "Rows that are answered, and of which the loss is taken."})
+    skip_rows: int = field(default=60, metadata={"help": "Rows before those, on which the recipe was chosen."})
     results: str = field(
         default="examples/results/start_from_decoder_only.json", metadata={"help": "File that results are added to."}
     )
@@ -304,7 +304,7 @@ def train(
     optimizer = build_optimizer(model, args, student.rates)
 
     def pace(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.0, 1 - clock.seconds() / marks[-1])
+        return min(1.0, (step + 1) / student.warmup_steps) * max(0.0, 1 - clock.seconds() / marks[-1])
 
     trainer = Seq2SeqTrainer(
         model=model,
@@ -314,7 +314,7 @@ def train(
         processing_class=tokenizer,
         optimizers=(optimizer, LambdaLR(optimizer, pace)),
     )
-    scored = task.held_out.select(range(comparison.score_rows))
+    scored = task.held_out.select(range(comparison.skip_rows, comparison.skip_rows + comparison.score_rows))
     encoded = encode(scored, tokenizer).remove_columns("length")
     targets = [text.strip() for text in tokenizer.batch_decode(list(encoded["labels"]), skip_special_tokens=True)]
     examination = Examination(trainer, encoded, targets, task, student.name)
@@ -325,7 +325,7 @@ def train(
         "task": comparison.task,
         "metric": task.metric,
         "train_rows": len(task.train),
-        "scored_rows": len(scored),
+        "scored_rows": [comparison.skip_rows, comparison.skip_rows + len(scored)],
         "minutes": comparison.minutes,
         "machine": machine(args.device, comparison.threads),
         "points": examination.points,

@@ -30,6 +30,7 @@ class Student:
         learning_rate: Of all parameters without a rate of their own.
         rates: Multipliers of the learning rate by pattern of parameter names.
         frozen: Patterns of parameters that do not learn.
+        warmup_steps: Steps over which the learning rate rises. Random weights need more of them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Student:
     learning_rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    warmup_steps: int = 20
 
     def build(self, source: str) -> EncDecSLMForConditionalGeneration:
         """Returns the student in float32, with the vocabulary of the source."""
@@ -100,9 +102,23 @@ COMPARED = (
         rates={CROSS_ATTENTION: 10.0},
         frozen=(ENCODER,),
     ),
-    Student(name="whole-random", label="random, 15 + 30 layers", layers=WHOLE, is_random=True, learning_rate=5e-4),
+    Student(
+        name="whole-random",
+        label="random, 15 + 30 layers",
+        layers=WHOLE,
+        is_random=True,
+        learning_rate=5e-4,
+        warmup_steps=200,
+    ),
     Student(name="split", label="started, 20 + 10 layers", layers=SPLIT, learning_rate=1e-3, frozen=(ENCODER,)),
-    Student(name="split-random", label="random, 20 + 10 layers", layers=SPLIT, is_random=True, learning_rate=1e-3),
+    Student(
+        name="split-random",
+        label="random, 20 + 10 layers",
+        layers=SPLIT,
+        is_random=True,
+        learning_rate=1e-3,
+        warmup_steps=200,
+    ),
     Student(
         name="small",
         label="from scratch, 4 + 2 layers",
@@ -110,6 +126,7 @@ COMPARED = (
         hidden_size=256,
         learning_rate=2e-3,
         is_random=True,
+        warmup_steps=200,
     ),
 )
 # what was tried: which layers, what cross-attention starts from, what learns and how fast
