@@ -7,7 +7,7 @@ positions that do not count are not projected at all.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +39,18 @@ class LazyLogits:
         weight: Of shape (vocab, hidden).
         bias: Of shape (vocab,).
         softcap: Logits are softcap * tanh(logits / softcap), as in Gemma 2 (`final_logit_softcapping`).
+        exchange: Two ids whose logits are swapped: of a teacher that ends its answers by another token than the
+            student, while both have one vocabulary.
 
     Raises:
-        ValueError: If the head does not fit the hidden states.
+        ValueError: If the head does not fit the hidden states, or has no such ids.
     """
 
     hidden_states: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     softcap: float | None = None
+    exchange: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.weight.shape[1] != self.hidden_states.shape[-1]:
@@ -61,6 +64,21 @@ class LazyLogits:
                 f"the LM head has a bias of shape {tuple(self.bias.shape)} for a vocabulary of {len(self.weight)}: "
                 "flatten it"
             )
+        if self.exchange is not None and not all(0 <= i < self.vocab_size for i in self.exchange):
+            raise ValueError(
+                f"the ids {self.exchange} are to be exchanged, but the vocabulary has {self.vocab_size}: both must be "
+                "in it"
+            )
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the positions: (batch, target)."""
+        return self.hidden_states.shape[:-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits will be."""
+        return self.hidden_states.device
 
     @property
     def vocab_size(self) -> int:
@@ -78,11 +96,35 @@ class LazyLogits:
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
         """Returns the logits, at least in float32, of what `project` gave."""
         logits = to_float32(projected)
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return exchange_logits(logits, self.exchange)
 
     def logits(self) -> torch.Tensor:
         """Returns the logits of all positions at once, of shape (batch, target, vocab), at least in float32."""
         return self.finish(self.project())
+
+
+class TeacherLogits(Protocol):
+    """What a loss needs of a teacher's logits: `LazyLogits`, or some that are computed already."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the positions: (batch, target)."""
+
+    def __getitem__(self, index: slice | torch.Tensor) -> "TeacherLogits":
+        """Returns some positions."""
+
+    def logits(self) -> torch.Tensor:
+        """Returns the logits of all positions, at least in float32."""
+
+
+def exchange_logits(logits: torch.Tensor, exchange: tuple[int, int] | None) -> torch.Tensor:
+    """Returns logits of shape (..., vocab) in which those of two ids are swapped; None for no ids."""
+    if exchange is None:
+        return logits
+    ids = torch.tensor(exchange, device=logits.device)
+    return logits.index_copy(-1, ids, logits[..., ids.flip(0)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +169,7 @@ class DistillationLoss:
 
 def distillation_loss(
     student: LazyLogits,
-    teacher: LazyLogits | TopK | None,
+    teacher: TeacherLogits | TopK | None,
     labels: torch.Tensor | None,
     *,
     objective: Objective,
@@ -179,6 +221,7 @@ def distillation_loss(
         shared_ids=shared_ids,
         chunk_size=chunk_size,
         softcap=student.softcap,
+        exchange=student.exchange,
         with_gradient=torch.is_grad_enabled(),
     )
     total, sums = _SumOverChunks.apply(student.hidden_states[counts], student.weight, student.bias, terms)
@@ -193,7 +236,7 @@ def distillation_loss(
 class _Terms:
     """All that the sum over chunks depends on beside the student: the positions that count, and how."""
 
-    teacher: LazyLogits | TopK | None
+    teacher: TeacherLogits | TopK | None
     labels: torch.Tensor | None
     mask: torch.Tensor
     objective: Objective
@@ -201,6 +244,7 @@ class _Terms:
     shared_ids: int | None
     chunk_size: int
     softcap: float | None
+    exchange: tuple[int, int] | None
     with_gradient: bool
 
     def weighted(self, sums: torch.Tensor) -> torch.Tensor:
@@ -252,7 +296,7 @@ class _SumOverChunks(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, terms: _Terms
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        student = LazyLogits(hidden_states, weight, bias, terms.softcap)
+        student = LazyLogits(hidden_states, weight, bias, terms.softcap, terms.exchange)
         wanted = [terms.with_gradient and needed for needed in ctx.needs_input_grad[:3]]
         gradients = [
             torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
@@ -299,7 +343,7 @@ def _add_chunk(student: LazyLogits, terms: _Terms, rows: slice, gradients: list[
 
 
 def _divergence_mask(
-    teacher: LazyLogits | TopK | None, labels: torch.Tensor | None, mask: torch.Tensor | None
+    teacher: TeacherLogits | TopK | None, labels: torch.Tensor | None, mask: torch.Tensor | None
 ) -> torch.Tensor:
     if mask is None:
         if labels is None:
@@ -308,7 +352,7 @@ def _divergence_mask(
     return mask.bool() if teacher is not None else torch.zeros_like(mask, dtype=torch.bool)
 
 
-def _check_weights(teacher: LazyLogits | TopK | None, labels: torch.Tensor | None, objective: Objective) -> None:
+def _check_weights(teacher: TeacherLogits | TopK | None, labels: torch.Tensor | None, objective: Objective) -> None:
     if teacher is None and objective.alpha > 0:
         raise ValueError(f"alpha is {objective.alpha}, but there is no teacher: give one, or set alpha to 0")
     if labels is None and objective.alpha < 1:
@@ -316,15 +360,15 @@ def _check_weights(teacher: LazyLogits | TopK | None, labels: torch.Tensor | Non
 
 
 def _check_positions(
-    student: LazyLogits, teacher: LazyLogits | TopK | None, labels: torch.Tensor | None, mask: torch.Tensor
+    student: LazyLogits, teacher: TeacherLogits | TopK | None, labels: torch.Tensor | None, mask: torch.Tensor
 ) -> None:
-    shapes = {"student": student.hidden_states.shape[:-1], "mask": mask.shape}
+    shapes = {"student": student.shape, "mask": mask.shape}
     if labels is not None:
         shapes["labels"] = labels.shape
         if labels.numel() and int(labels.max()) >= student.vocab_size:
             raise ValueError(f"a label is {int(labels.max())}, but the student's vocabulary has {student.vocab_size}")
     if teacher is not None:
-        shapes["teacher"] = teacher.tail.shape if isinstance(teacher, TopK) else teacher.hidden_states.shape[:-1]
+        shapes["teacher"] = teacher.tail.shape if isinstance(teacher, TopK) else teacher.shape
     if len(set(shapes.values())) > 1:
         shown = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"the positions (batch, target) do not agree: {shown}. Align them first")
