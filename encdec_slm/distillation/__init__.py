@@ -3,6 +3,7 @@
 Nothing here knows which model is ours: any student and any teacher are treated alike.
 """
 
+from encdec_slm.distillation.arguments import DistillationArguments
 from encdec_slm.distillation.chunked_divergence import (
     IGNORE_INDEX,
     DistillationLoss,
@@ -19,12 +20,15 @@ from encdec_slm.distillation.divergences import (
     masked_mean,
     top_k_of_logits,
 )
+from encdec_slm.distillation.trainer import DistillationTrainer
 from encdec_slm.distillation.vocabularies import count_shared_ids, to_shared_ids
 
 
 __all__ = [
     "IGNORE_INDEX",
+    "DistillationArguments",
     "DistillationLoss",
+    "DistillationTrainer",
     "Divergence",
     "DivergenceName",
     "LazyLogits",
