@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    # ImportError: of an optional package
-    except (ValueError, OSError, StrictDataclassError, ImportError) as error:
+    # ImportError: of an optional package; FloatingPointError: of a training that diverged
+    except (ValueError, OSError, StrictDataclassError, ImportError, FloatingPointError) as error:
         print(f"encdec-slm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
-    _add_adapt(commands)
+    _add_trainings(commands)
     _add_init(commands)
     _add_presets(commands)
     _add_generate(commands)
@@ -107,16 +107,20 @@ def _add_convert_decoder_only(sources: Any) -> None:
     convert.set_defaults(run=_convert_decoder_only)
 
 
-def _add_adapt(commands: Any) -> None:
-    # all that follows is for the parser of the library, `--help` too: no flag is one here
-    adapt = commands.add_parser(
-        "adapt",
-        help="let an encoder-decoder learn from plain text: prefix language modeling and span corruption",
-        add_help=False,
-        prefix_chars="\0",
-    )
-    adapt.add_argument("arguments", nargs="*")
-    adapt.set_defaults(run=_adapt)
+def _add_trainings(commands: Any) -> None:
+    for name, run, summary in (
+        (
+            "adapt",
+            _adapt,
+            "let an encoder-decoder learn from plain text: prefix language modeling and span corruption",
+        ),
+        ("distill", _distill, "let an encoder-decoder learn from a decoder-only teacher"),
+        ("teacher-cache", _teacher_cache, "write what a teacher says about the rows of a distillation, once for all"),
+    ):
+        # all that follows is for the parser of the library, `--help` too: no flag is one here
+        command = commands.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
+        command.add_argument("arguments", nargs="*")
+        command.set_defaults(run=run)
 
 
 def _add_init(commands: Any) -> None:
@@ -211,6 +215,18 @@ def _adapt(arguments: argparse.Namespace) -> None:
     from encdec_slm.adaptation.__main__ import main as adapt
 
     adapt(arguments.arguments, prog="encdec-slm adapt")
+
+
+def _distill(arguments: argparse.Namespace) -> None:
+    from encdec_slm.distillation.__main__ import main as distill
+
+    distill(arguments.arguments, prog="encdec-slm distill")
+
+
+def _teacher_cache(arguments: argparse.Namespace) -> None:
+    from encdec_slm.distillation.__main__ import teacher_cache
+
+    teacher_cache(arguments.arguments, prog="encdec-slm teacher-cache")
 
 
 def _init(arguments: argparse.Namespace) -> None:
