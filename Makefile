@@ -12,7 +12,7 @@ DEMO_FOLDER ?= outputs/spelling_to_sound
 # one thread a worker: the models of the tests are too small for more
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo start test test-all test-peer test-lowest check lint types mlinter format bench clean
+.PHONY: help install demo start results test test-all test-peer test-lowest check lint types mlinter format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,12 @@ start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=
 	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE) --minutes 2 \
 	  --students trials --results examples/results/start_trials.json
 	$(BIN)/python examples/start_from_decoder_only_report.py
+
+# what is done already is not done again
+results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
+	$(BIN)/python examples/distillation_results.py --task docstrings
+	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
+	$(BIN)/python examples/distillation_results_report.py
 
 test: $(INSTALLED)  ## Run the tests: CPU, offline
 	$(TEST)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -15,3 +16,24 @@ def _quiet_progress():
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory, tiny_tokenizer):
+    """A decoder-only model of four layers."""
+    folder = tmp_path_factory.mktemp("source")
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,49 @@
+"""How good answers are, for all examples that compare models."""
+
+from collections.abc import Iterable, Sequence
+
+import sacrebleu
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def bleu(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """BLEU of sacrebleu with its default tokenization, from 0 to 100."""
+    return float(sacrebleu.corpus_bleu(list(answers), [list(targets)]).score)
+
+
+def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean ROUGE-L F1 with stemming, from 0 to 100."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = zip(targets, answers, strict=True)
+    return 100 * sum(scorer.score(target, answer)["rougeL"].fmeasure for target, answer in pairs) / len(targets)
+
+
+@torch.no_grad()
+def loss_per_token(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]]) -> float:
+    """The mean loss in nats a token."""
+    total, tokens = 0.0, 0
+    for batch in batches:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            loss = model(**batch).loss
+        count = int((batch["labels"] != -100).sum())
+        total, tokens = total + loss.item() * count, tokens + count
+    return total / tokens
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    batches: Iterable[dict[str, torch.Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy answers to the sources."""
+    answers = []
+    for batch in batches:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.autocast(model.device.type, torch.bfloat16):
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return answers
