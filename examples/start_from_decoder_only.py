@@ -22,23 +22,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sacrebleu
 import torch
 import transformers
-from data.codexglue import CodeXGLUE
-from data.docstrings import Docstrings
 from data.smollm2 import smollm2
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from filelock import FileLock
-from rouge_score.rouge_scorer import RougeScorer
-from start_students import COMPARED, STUDENTS, TRIALS, Student
+from scoring import answer, loss_per_token
+from start_adaptation import adapt
+from start_students import COMPARED, STUDENTS, Student
+from tasks import Task, load_task
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
     HfArgumentParser,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -77,7 +75,7 @@ class ComparisonArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
     students: list[str] = field(
         default_factory=lambda: [student.name for student in COMPARED],
-        metadata={"help": f"Of {', '.join(STUDENTS)}; `trials` for all that begin so."},
+        metadata={"help": f"Of {', '.join(STUDENTS)}; `trials` and `adapted` for all that begin so."},
     )
     minutes: float = field(default=8.0, metadata={"help": "Processor minutes of each student (a GPU's: clock)."})
     first_minutes: float = field(default=1.0, metadata={"help": "When the first score is taken; then at twice that."})
@@ -88,49 +86,6 @@ class ComparisonArguments:
     results: str = field(
         default="examples/results/start_from_decoder_only.json", metadata={"help": "File that results are added to."}
     )
-
-
-@dataclass(frozen=True)
-class Task:
-    """Rows with `source` and `target`, and the score of answers, from 0 to 100."""
-
-    train: Dataset
-    held_out: Dataset
-    metric: str
-    score: Callable[[Sequence[str], Sequence[str]], float]
-
-
-def bleu(answers: Sequence[str], targets: Sequence[str]) -> float:
-    """BLEU of sacrebleu with its default tokenization, from 0 to 100."""
-    return float(sacrebleu.corpus_bleu(list(answers), [list(targets)]).score)
-
-
-def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean ROUGE-L F1 with stemming, from 0 to 100."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    pairs = zip(targets, answers, strict=True)
-    return 100 * sum(scorer.score(target, answer)["rougeL"].fmeasure for target, answer in pairs) / len(targets)
-
-
-def load_task(name: str, data_dir: str | None) -> Task:
-    """The rows of a task.
-
-    Raises:
-        ValueError: CodeXGLUE without its folder.
-    """
-    if name == "docstrings":
-        builder = Docstrings()
-        builder.download_and_prepare()
-        splits = builder.as_dataset()
-        # packages that training has not seen
-        held_out = concatenate_datasets([splits["validation"], splits["test"]]).shuffle(seed=0)
-        return Task(splits["train"], held_out, "ROUGE-L", rouge_l)
-    if data_dir is None:
-        raise ValueError("codexglue needs --data_dir, the folder that examples/data/codexglue.py describes")
-    builder = CodeXGLUE(data_dir)
-    builder.download_and_prepare()
-    splits = builder.as_dataset()
-    return Task(splits["train"], splits["validation"].shuffle(seed=0), "BLEU", bleu)
 
 
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -188,7 +143,8 @@ class Budget(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Scores the student as it starts."""
-        self.measure(0, 0.0, 0.0)
+        spent = self.clock.seconds()
+        self.measure(0, spent, spent)
         self.clock.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -233,7 +189,7 @@ class Examination:
         # a student that has learnt nothing babbles: slow, and no news
         if step:
             point["score"] = self.task.score(
-                answer(model, self._batches(), self.trainer.processing_class), self.targets
+                answer(model, self._batches(), self.trainer.processing_class, LONGEST), self.targets
             )
             line += f"   {self.task.metric} {point['score']:5.1f}"
         model.train()
@@ -244,32 +200,6 @@ class Examination:
         args = self.trainer.args
         for batch in DataLoader(self.encoded, batch_size=args.eval_batch_size, collate_fn=self.trainer.data_collator):
             yield {name: tensor.to(args.device) for name, tensor in batch.items()}
-
-
-@torch.no_grad()
-def loss_per_token(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]]) -> float:
-    """The mean loss in nats a token."""
-    total, tokens = 0.0, 0
-    for batch in batches:
-        with torch.autocast(model.device.type, torch.bfloat16):
-            loss = model(**batch).loss
-        count = int((batch["labels"] != -100).sum())
-        total, tokens = total + loss.item() * count, tokens + count
-    return total / tokens
-
-
-@torch.no_grad()
-def answer(
-    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
-    """Greedy answers to the sources."""
-    answers = []
-    for batch in batches:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        with torch.autocast(model.device.type, torch.bfloat16):
-            ids = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
-        answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    return answers
 
 
 def marks_of(first_minutes: float, minutes: float) -> list[float]:
@@ -301,10 +231,27 @@ def train(
     marks = marks_of(comparison.first_minutes, comparison.minutes)
     args.learning_rate = student.learning_rate
     student.freeze(model)
+    texts = 0
+    if student.adaptation_share:
+        seconds = student.adaptation_share * marks[-1]
+        clock.start()
+        texts = adapt(
+            model,
+            tokenizer,
+            task.train,
+            args,
+            rates=student.rates,
+            chunk_length=LONGEST,
+            share_done=lambda: min(1.0, clock.seconds() / seconds),
+        )
+        print(f"{student.name:<16}{clock.stop():>7.0f} s {texts:>7,} texts      adapted", flush=True)
     optimizer = build_optimizer(model, args, student.rates)
 
+    begin = clock.seconds()
+
     def pace(step: int) -> float:
-        return min(1.0, (step + 1) / student.warmup_steps) * max(0.0, 1 - clock.seconds() / marks[-1])
+        left = (marks[-1] - clock.seconds()) / (marks[-1] - begin)
+        return min(1.0, (step + 1) / student.warmup_steps) * max(0.0, left)
 
     trainer = Seq2SeqTrainer(
         model=model,
@@ -325,6 +272,7 @@ def train(
         "task": comparison.task,
         "metric": task.metric,
         "train_rows": len(task.train),
+        "adaptation_texts": texts,
         "scored_rows": [comparison.skip_rows, comparison.skip_rows + len(scored)],
         "minutes": comparison.minutes,
         "machine": machine(args.device, comparison.threads),
@@ -363,8 +311,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser([ComparisonArguments, Seq2SeqTrainingArguments])
     parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
     comparison, training = parser.parse_args_into_dataclasses(argv)
-    if comparison.students == ["trials"]:
-        comparison.students = [student.name for student in TRIALS]
+    if comparison.students in (["trials"], ["adapted"]):
+        prefix = comparison.students[0].removesuffix("s")
+        comparison.students = [name for name in STUDENTS if name.startswith(prefix)]
     if unknown := [name for name in comparison.students if name not in STUDENTS]:
         parser.error(f"there is no student {unknown[0]!r}; use some of {', '.join(STUDENTS)}")
     torch.set_num_threads(comparison.threads)

@@ -2,8 +2,8 @@
 
     python examples/start_from_decoder_only_report.py
 
-Reads the JSON files in `examples/results`, draws the curves of the longest run of every student into one picture, and
-prints Markdown tables of the same numbers, those of the trials apart.
+Reads the JSON files in `examples/results`, of each the longest run of every student. Prints them as Markdown tables,
+and draws the curves of `start_from_decoder_only.json` into one picture.
 """
 
 import argparse
@@ -18,23 +18,21 @@ from matplotlib import pyplot as plt
 
 mpl.use("Agg")
 RESULTS = Path(__file__).parent / "results"
+# the file whose curves are drawn
+DRAWN = "start_from_decoder_only"
 TASKS = {"codexglue": "Java to C#", "docstrings": "function to docstring"}
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of all JSON files in a folder.
+def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The records of all JSON files in a folder, by the names of the files.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the file that is drawn is not there.
     """
-    records = [
-        record
-        for path in sorted(folder.glob("start_*.json"))
-        for record in json.loads(path.read_text(encoding="utf-8"))
-    ]
-    if not records:
-        raise ValueError(f"{folder} has no results: run start_from_decoder_only.py first")
-    return records
+    files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("start_*.json"))}
+    if DRAWN not in files:
+        raise ValueError(f"{folder} has no {DRAWN}.json: run start_from_decoder_only.py first")
+    return {DRAWN: files.pop(DRAWN), **files}
 
 
 def longest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,17 +80,21 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Loss and score of each student of a task at each mark, as Markdown."""
-    marks = sorted({point["minutes"] for record in records for point in record["points"]})
+    # those at the start differ where an adaptation went before
+    marks = sorted({point["minutes"] for record in records for point in record["points"][1:]})
+    first, last = records[0]["scored_rows"]
     lines = [
-        f"{TASKS[records[0]['task']]}: loss in nats a token / {records[0]['metric']}, after minutes of training",
+        f"{TASKS[records[0]['task']]}: loss in nats a token / {records[0]['metric']} on the held-out rows {first} to "
+        f"{last}, after minutes of training",
         "",
-        "| student | parameters | examples seen | " + " | ".join(f"{mark:g}" for mark in marks) + " |",
-        "|---|---:|---:|" + "---:|" * len(marks),
+        "| student | parameters | examples seen | start | " + " | ".join(f"{mark:g}" for mark in marks) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(marks),
     ]
     for record in records:
         student = record["student"]
-        cells = {point["minutes"]: loss_and_score(point) for point in record["points"]}
-        values = " | ".join(cells.get(mark, "") for mark in marks)
+        start, *points = record["points"]
+        cells = {point["minutes"]: loss_and_score(point) for point in points}
+        values = " | ".join([loss_and_score(start), *(cells.get(mark, "") for mark in marks)])
         examples = record["points"][-1]["examples"]
         lines.append(f"| {student['label']} | {student['parameters'] / 1e6:.1f}M | {examples:,} | {values} |")
     return "\n".join(lines)
@@ -110,13 +112,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--plot", type=Path, default=RESULTS / "start_from_decoder_only.png", help="picture to write")
     arguments = parser.parse_args()
-    records = longest(read(arguments.results))
-    trials = [record for record in records if record["student"]["name"].startswith("trial")]
-    compared = [record for record in records if record not in trials]
-    draw(compared, arguments.plot)
-    for group in (compared, trials):
+    files = {name: longest(records) for name, records in read(arguments.results).items()}
+    draw(files[DRAWN], arguments.plot)
+    for name, records in files.items():
+        print(f"{name}\n")
         for task in TASKS:
-            if of_task := [record for record in group if record["task"] == task]:
+            if of_task := [record for record in records if record["task"] == task]:
                 print(table(sorted(of_task, key=lambda record: record["points"][-1]["loss"])), end="\n\n")
     print(f"drawn: {arguments.plot}")
 

@@ -30,6 +30,7 @@ class Student:
         learning_rate: Of all parameters without a rate of their own.
         rates: Multipliers of the learning rate by pattern of parameter names.
         frozen: Patterns of parameters that do not learn.
+        adaptation_share: Part of the time in which it learns to continue the texts of the task, before the task.
         warmup_steps: Steps over which the learning rate rises. Random weights need more of them.
     """
 
@@ -42,6 +43,7 @@ class Student:
     learning_rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    adaptation_share: float = 0.0
     warmup_steps: int = 20
 
     def build(self, source: str) -> EncDecSLMForConditionalGeneration:
@@ -188,4 +190,21 @@ TRIALS = (
     ),
 )
 
-STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS)}
+# the student `whole` with and without an adaptation, in the same time
+ADAPTED = tuple(
+    Student(
+        name=name,
+        label=label,
+        layers=WHOLE,
+        learning_rate=1e-4,
+        rates={CROSS_ATTENTION: 10.0},
+        frozen=(ENCODER,),
+        adaptation_share=share,
+    )
+    for name, label, share in (
+        ("adapted-0", "15 + 30: the task alone", 0.0),
+        ("adapted-25", "15 + 30: a quarter of the time prefix language modeling, then the task", 0.25),
+    )
+)
+
+STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED)}

@@ -10,33 +10,13 @@ import start_from_decoder_only_report as report
 import torch
 from data import smollm2
 from datasets import Dataset
-from start_from_decoder_only import Clock, add_result, bleu, main, marks_of, rouge_l
+from scoring import bleu, rouge_l
+from start_from_decoder_only import Clock, add_result, main, marks_of
 from start_students import COMPARED, CROSS_ATTENTION, ENCODER, STUDENTS, Student
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 
-PAIRS = {"source": ["abc", "bca", "cab"] * 8, "target": ["cba", "acb", "bac"] * 8}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory, tiny_tokenizer):
-    """A decoder-only model of four layers."""
-    folder = tmp_path_factory.mktemp("source")
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=tiny_tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+PAIRS = {"source": [4 * "abc", 4 * "bca", 4 * "cab"] * 8, "target": [4 * "cba", 4 * "acb", 4 * "bac"] * 8}
 
 
 @pytest.fixture
@@ -52,6 +32,9 @@ def run(monkeypatch, source, tmp_path):
             learning_rate=1e-3,
             rates={CROSS_ATTENTION: 2.0},
         ),
+        "adapted": Student(
+            name="adapted", label="adapted", layers="0-2/0,3", learning_rate=1e-3, adaptation_share=0.5
+        ),
         "small": Student(
             name="small", label="small", layers="1/1", hidden_size=64, is_random=True, learning_rate=1e-3
         ),
@@ -59,11 +42,11 @@ def run(monkeypatch, source, tmp_path):
     rows = Dataset.from_dict(PAIRS)
     monkeypatch.setattr(comparison, "STUDENTS", students)
     monkeypatch.setattr(comparison, "load_task", lambda *_: comparison.Task(rows, rows, "BLEU", bleu))
-    results = tmp_path / "results" / "start_tiny.json"
+    results = tmp_path / "results" / "start_from_decoder_only.json"
 
     def run():
-        options = f"--minutes 0.01 --first_minutes 0.005 --score_rows 6 --use_cpu true --bf16 false --source {source}"
-        folders = f"--results {results} --output_dir {tmp_path / 'out'}"
+        options = "--minutes 0.01 --first_minutes 0.005 --score_rows 6 --skip_rows 4 --use_cpu true --bf16 false"
+        folders = f"--source {source} --results {results} --output_dir {tmp_path / 'out'}"
         main(["--task", "codexglue", "--students", *students, *options.split(), *folders.split()])
         return json.loads(results.read_text())
 
@@ -74,7 +57,11 @@ def test_every_student_has_its_time_and_its_scores(run):
     run, _ = run
     for record in run():
         start, *points = record["points"]
-        assert start["seconds"] == 0
+        if record["student"]["adaptation_share"]:
+            assert 0.3 <= start["seconds"] < 0.6
+            assert record["adaptation_texts"] > 0
+        else:
+            assert start["seconds"] == record["adaptation_texts"] == 0
         assert "score" not in start
         assert points[-1]["seconds"] >= 0.6
         assert all(earlier["examples"] < later["examples"] for earlier, later in pairwise(points))
@@ -86,7 +73,7 @@ def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_pa
     run, results = run
     run()
     records = run()
-    assert [record["student"]["name"] for record in records] == ["started", "random", "small"]
+    assert [record["student"]["name"] for record in records] == ["started", "random", "adapted", "small"]
     picture = tmp_path / "plot.png"
     monkeypatch.setattr("sys.argv", ["report", "--results", str(results.parent), "--plot", str(picture)])
     report.main()
@@ -152,7 +139,7 @@ def test_the_report_shows_the_longest_run_of_a_student():
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no results"):
+    with pytest.raises(ValueError, match=r"has no start_from_decoder_only\.json"):
         report.read(tmp_path)
 
 
