@@ -1,58 +1,53 @@
-"""Spelling to sound, from nothing to a model that answers in minutes on one core: `zygote` -> `Z AY G OW T`.
+"""Spelling to sound, `zygote` -> `Z AY G OW T`: from nothing to a distilled model that answers, in ten minutes.
 
-    pip install -e '.[examples]'
+    pip install -e '.[examples,distillation]'
     python examples/spelling_to_sound.py
 
-A tiny encoder-decoder learns English pronunciation from 122,052 words of the CMU Pronouncing Dictionary with the stock
-`Seq2SeqTrainer`. It is scored on 2,000 words that it has not seen, beside a baseline that knows letters but no words,
-then saved, loaded by `pipeline("text2text-generation")` and asked for names and invented words. The flags of
-`Seq2SeqTrainingArguments` change the recipe: `--max_steps 500 --output_dir elsewhere`.
+A decoder-only teacher learns English pronunciation from 122,052 words of the CMU Pronouncing Dictionary. Two tiny
+encoder-decoders then see the same words in the same order for as many steps: one learns from the dictionary alone, the
+other from the teacher's probabilities too. All three are scored on 2,000 words that they have not seen and timed in
+turns; a table and a picture compare them. The distilled model is saved, loaded by `pipeline("text2text-generation")`
+and asked for names and invented words.
+
+The flags of `DistillationArguments` change the recipe of the students: `--max_steps 500 --alpha 0.9`.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import jiwer
-import numpy as np
 import torch
 from data.cmudict import CMUDict
 from datasets import Dataset
 from letter_baseline import LetterBaseline
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from spelling_report import Entry, compare, draw, table, write
+from spelling_scores import error_rates, pronounce
+from spelling_students import STUDENT_RECIPE, student_trainer
+from spelling_teacher import TEACHER_RECIPE, TEACHER_TEMPLATE, teacher_trainer
+from spelling_tokenizer import build_tokenizer
 from transformers import (
-    DataCollatorForSeq2Seq,
     HfArgumentParser,
+    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
+    TrainingArguments,
     pipeline,
-    set_seed,
 )
 
-from encdec_slm import EncDecSLMConfig, EncDecSLMForConditionalGeneration
 from encdec_slm.conversion.output_folder import output_folder
+from encdec_slm.distillation import DistillationArguments
 
 
-# chosen on the validation split
-RECIPE = {
-    "output_dir": "outputs/spelling_to_sound",
-    "max_steps": 3_000,
-    "per_device_train_batch_size": 64,
-    "per_device_eval_batch_size": 500,
-    "train_sampling_strategy": "group_by_length",
-    "learning_rate": 2e-3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 200,
-    "adam_beta2": 0.98,
-    "predict_with_generate": True,
-    "logging_steps": 250,
-    "dataloader_pin_memory": False,
-    "save_strategy": "no",
-}
-# about 1 / sqrt(hidden size), as suits an embedding that is also the head; with 0.02 such a short training ends early
-INITIALIZER_RANGE = 0.09
-LONGEST_ANSWER = 40
+OUTPUT_DIR = "outputs/spelling_to_sound"
+TEACHER = "teacher"
+ALONE = "student alone"
+DISTILLED = "distilled student"
+# folders of the models that are not the result, inside of its own
+BESIDE = {TEACHER: "teacher", ALONE: "student_alone"}
+PICTURE = "comparison.png"
+RECORD = "comparison.json"
 
 BASELINE_WORDS = 5_000
 # none of them is in the dictionary
@@ -64,45 +59,32 @@ WORDS_TO_SAY = (
 
 @dataclass
 class DemoArguments:
-    """What the demo does besides training."""
+    """What the demo does besides training the students."""
 
+    teacher_steps: int = field(default=2_200, metadata={"help": "Steps of the teacher's training."})
     train_words: int | None = field(default=None, metadata={"help": "Train on this many words only."})
     test_words: int | None = field(default=None, metadata={"help": "Score this many of the 2,000 test words only."})
-    # the operations of so small a model are short: waiting for a second core that is busy costs more than it gains
-    threads: int = field(default=1, metadata={"help": "CPU threads; two are faster if nothing else uses the cores."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a model that is in output_dir already."})
+    threads: int = field(default=2, metadata={"help": "CPU threads; one is faster if the other cores are busy."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the models that are in output_dir already."})
 
 
-def build_tokenizer(letters: Iterable[str], phones: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One vocabulary for words and pronunciations; a folder that it is saved to needs no code of ours.
+class Stopwatch:
+    """Seconds of the wall clock by part, printed as each part ends.
 
-    A word is one token per letter, a pronunciation one token per phone. Phones are one or two capitals between blanks;
-    all other capitals belong to words and are read as small letters, accents are dropped: "Beyonc\u00e9" is "beyonce".
+    Attributes:
+        seconds: Seconds of the parts that have ended, by name.
     """
-    tokens = ["<pad>", "<s>", "</s>", "<unk>", *sorted(letters), *sorted(phones)]
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
-    capitals = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFD(),
-            normalizers.StripAccents(),
-            *(normalizers.Replace(Regex(capital_in_a_word(capital)), capital.lower()) for capital in capitals),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[A-Z]+|[^A-Z]"), "isolated")]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", tokens.index("</s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
 
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
-def capital_in_a_word(capital: str) -> str:
-    """Pattern of a capital in a run of three characters or more, or beside one that is no capital."""
-    return rf"(?<=\S\S){capital}|(?<=\S){capital}(?=\S)|{capital}(?=\S\S)|(?<=[^\sA-Z]){capital}|{capital}(?=[^\sA-Z])"
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Times a block."""
+        started = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - started
+        print(f"{part}: {self.seconds[part]:.0f} seconds")
 
 
 def first(rows: Dataset, number: int | None) -> Dataset:
@@ -110,87 +92,69 @@ def first(rows: Dataset, number: int | None) -> Dataset:
     return rows if number is None else rows.select(range(min(number, len(rows))))
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerFast) -> Dataset:
-    """Token ids of words and pronunciations, and the lengths that rows are grouped by."""
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]] | list[int]]:
-        encoded = tokenizer(batch["source"], text_target=batch["target"])
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
-
-    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+def load_words(demo: DemoArguments) -> tuple[Dataset, Dataset]:
+    """Words to learn, and words to score."""
+    builder = CMUDict()
+    builder.download_and_prepare()
+    return first(builder.as_dataset("train"), demo.train_words), first(builder.as_dataset("test"), demo.test_words)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> EncDecSLMForConditionalGeneration:
-    """The `tiny` preset without dropout: in a few epochs it does not overfit, and no random masks are faster."""
-    config = EncDecSLMConfig.from_preset(
-        "tiny",
-        vocab_size=len(tokenizer),
-        initializer_range=INITIALIZER_RANGE,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.bos_token_id,
+def train_teacher(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, demo: DemoArguments, students: DistillationArguments
+) -> LlamaForCausalLM:
+    """A new teacher after its training, on the device and with the seed of the students."""
+    training = TrainingArguments(
+        **TEACHER_RECIPE,
+        output_dir=students.output_dir,
+        max_steps=demo.teacher_steps,
+        seed=students.seed,
+        use_cpu=students.use_cpu,
+        disable_tqdm=students.disable_tqdm,
     )
-    for stack in (config.encoder, config.decoder):
-        stack.dropout = stack.attention_dropout = 0.0
-    model = EncDecSLMForConditionalGeneration(config)
-    model.generation_config.max_length = LONGEST_ANSWER
-    return model
+    trainer = teacher_trainer(rows, tokenizer, training)
+    trainer.train()
+    return trainer.model
 
 
-def build_trainer(rows: Dataset, training: Seq2SeqTrainingArguments) -> Seq2SeqTrainer:
-    """A stock trainer of a new model on rows of `CMUDict`, whose letters and phones are the vocabulary."""
-    tokenizer = build_tokenizer(set("".join(rows["source"])), set(" ".join(rows["target"]).split()))
-    set_seed(training.seed)
-    model = build_model(tokenizer)
-    return Seq2SeqTrainer(
-        model=model,
-        args=training,
-        train_dataset=tokenize(rows, tokenizer),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        processing_class=tokenizer,
-    )
+def train_models(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    demo: DemoArguments,
+    training: DistillationArguments,
+    stopwatch: Stopwatch,
+) -> dict[str, PreTrainedModel]:
+    """The teacher and the two students."""
+    print(f"{len(rows):,} words to learn, {demo.threads} CPU thread(s)")
+    with stopwatch(TEACHER):
+        teacher = train_teacher(rows, tokenizer, demo, training)
+    models: dict[str, PreTrainedModel] = {TEACHER: teacher}
+    for name, guide in ((ALONE, None), (DISTILLED, teacher)):
+        with stopwatch(name):
+            trainer = student_trainer(rows, tokenizer, training, guide)
+            trainer.train()
+            models[name] = trainer.model
+    return models
 
 
-def pronounce(trainer: Seq2SeqTrainer, rows: Dataset) -> list[str]:
-    """What the model of a trainer answers to the words of some rows."""
-    tokenizer = trainer.processing_class
-    # grouped by length the trainer would not answer in the order of the rows
-    trainer.args.train_sampling_strategy = "random"
-    ids = trainer.predict(tokenize(rows, tokenizer)).predictions
-    # where answers of different lengths were put together
-    ids = np.where(ids == -100, tokenizer.pad_token_id, ids)
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-
-def error_rates(answers: Sequence[str], rows: Dataset) -> dict[str, float]:
-    """Phoneme and word error rates.
-
-    Args:
-        answers: Pronunciations, one per row, phones separated by blanks.
-        rows: Rows of `CMUDict`.
-
-    Returns:
-        `phonemes`: edits per phone of the first listed pronunciations; `words`: share of answers that differ from
-        the first listed pronunciation; `any`: share that differ from every listed one.
-    """
-    accepted = zip(answers, rows["target"], rows["pronunciations"], strict=True)
-    wrong = np.mean([(answer != target, answer not in listed) for answer, target, listed in accepted], axis=0)
+def score(
+    models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast, rows: Dataset
+) -> dict[str, dict[str, float]]:
+    """Error rates of each model on the same words, see `error_rates`."""
+    words = list(rows["source"])
     return {
-        "phonemes": jiwer.wer(list(rows["target"]), list(answers)),
-        "words": float(wrong[0]),
-        "any": float(wrong[1]),
+        name: error_rates(
+            pronounce(model, tokenizer, words, TEACHER_TEMPLATE if name == TEACHER else "{source}"), rows
+        )
+        for name, model in models.items()
     }
 
 
-def report(scores: dict[str, dict[str, float]], test_words: int) -> None:
-    """Print error rates side by side."""
-    print(
-        f"\nError rates on {test_words:,} unseen words (words*: any pronunciation that the dictionary lists is right)"
-    )
-    print(f"{'':<28}{'phonemes':>10}{'words':>10}{'words*':>10}")
-    for name, rates in scores.items():
-        print(f"{name:<28}{rates['phonemes']:>10.3f}{rates['words']:>10.3f}{rates['any']:>10.3f}")
+def save(models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The distilled model in the folder itself, the others in folders below it."""
+    for name, model in models.items():
+        place = folder / BESIDE.get(name, "")
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
 
 
 def say(folder: str, words: Sequence[str]) -> None:
@@ -201,47 +165,50 @@ def say(folder: str, words: Sequence[str]) -> None:
         print(f"{word:<28}{answer['generated_text']}")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+def parse(argv: Sequence[str] | None) -> tuple[DemoArguments, DistillationArguments]:
+    """The command line; its defaults are the recipe."""
+    parser = HfArgumentParser([DemoArguments, DistillationArguments])
+    # the comparison is of a CPU, also where there is a GPU
+    parser.set_defaults(**STUDENT_RECIPE, output_dir=OUTPUT_DIR, use_cpu=True)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Entry]:
     """Run the demo.
 
     Args:
         argv: Command line arguments; those of the process by default.
 
     Returns:
-        The error rates of the baseline and of the model, see `error_rates`.
+        What the table shows of each model.
     """
-    started = time.monotonic()
-    parser = HfArgumentParser([DemoArguments, Seq2SeqTrainingArguments])
-    parser.set_defaults(**RECIPE)
-    demo, training = parser.parse_args_into_dataclasses(argv)
+    demo, training = parse(argv)
     torch.set_num_threads(demo.threads)
+    started, stopwatch = time.monotonic(), Stopwatch()
     output_dir = training.output_dir
     with output_folder(output_dir, overwrite=demo.overwrite) as folder:
         training.output_dir = str(folder)
-        builder = CMUDict()
-        builder.download_and_prepare()
-        words = first(builder.as_dataset("train"), demo.train_words)
-        unseen_words = first(builder.as_dataset("test"), demo.test_words)
-        trainer = build_trainer(words, training)
-        print(
-            f"{len(words):,} words to learn, {trainer.model.num_parameters():,} parameters, {training.max_steps:,} "
-            f"steps of {training.train_batch_size} words, {demo.threads} CPU thread(s)"
-        )
-        trainer.train()
-        sample = first(words, BASELINE_WORDS)
-        baseline = LetterBaseline(zip(sample["source"], sample["target"], strict=True))
-        scores = {
-            "letter by letter": error_rates([baseline(word) for word in unseen_words["source"]], unseen_words),
-            "the model": error_rates(pronounce(trainer, unseen_words), unseen_words),
-        }
-        trainer.model.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
-    report(scores, len(unseen_words))
-    say(output_dir, WORDS_TO_SAY)
+        words, unseen_words = load_words(demo)
+        tokenizer = build_tokenizer(set("".join(words["source"])), set(" ".join(words["target"]).split()))
+        models = train_models(words, tokenizer, demo, training, stopwatch)
+        with stopwatch("scores"):
+            rates = score(models, tokenizer, unseen_words)
+        with stopwatch("speeds"):
+            entries = compare(models, rates)
+        save(models, tokenizer, folder)
+        draw(entries, folder / PICTURE)
+        write(entries, stopwatch.seconds, folder / RECORD)
+    sample = first(words, BASELINE_WORDS)
+    baseline = LetterBaseline(zip(sample["source"], sample["target"], strict=True))
+    by_letter = error_rates([baseline(word) for word in unseen_words["source"]], unseen_words)
+    print(f"\n{len(unseen_words):,} unseen words; one word at a time on one thread\n\n{table(entries)}")
     print(
-        f"\n{time.monotonic() - started:.0f} seconds in all. Ask it yourself: encdec-slm generate {output_dir} zyzzyva"
+        f"\nletter by letter: {by_letter['phonemes']:.3f} of the phonemes, {by_letter['words']:.3f} of the words wrong"
     )
-    return scores
+    say(output_dir, WORDS_TO_SAY)
+    print(f"\n{time.monotonic() - started:.0f} seconds in all. Picture: {output_dir}/{PICTURE}")
+    print(f"Ask the distilled student yourself: encdec-slm generate {output_dir} zyzzyva")
+    return entries
 
 
 if __name__ == "__main__":

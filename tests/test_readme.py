@@ -19,10 +19,11 @@ def test_readme_has_its_three_snippets():
 def demo_folder(tmp_path, monkeypatch):
     """What `make demo` leaves behind, untrained: the model and the tokenizer of the demo."""
     monkeypatch.syspath_prepend(README.parent / "examples")
-    demo = importlib.import_module("spelling_to_sound")
-    tokenizer = demo.build_tokenizer("abcdefghijklmnopqrstuvwxyz", ["AE", "AO", "D", "G", "K", "T"])
+    build_model = importlib.import_module("spelling_students").build_model
+    build_tokenizer = importlib.import_module("spelling_tokenizer").build_tokenizer
+    tokenizer = build_tokenizer("abcdefghijklmnopqrstuvwxyz", ["AE", "AO", "D", "G", "K", "T"])
     folder = tmp_path / "outputs/spelling_to_sound"
-    demo.build_model(tokenizer).save_pretrained(folder)
+    build_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

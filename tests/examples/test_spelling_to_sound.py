@@ -1,126 +1,128 @@
-"""The demo from end to end with a few steps, and its parts: tokenizer, scores, refusals."""
+"""The demo from end to end with a few steps."""
 
+import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import spelling_report
 import spelling_to_sound
-from data.cmudict import CMUDict, dictionary_path, parse
-from datasets import Dataset
-from spelling_to_sound import RECIPE, WORDS_TO_SAY, build_tokenizer, build_trainer, error_rates, main, pronounce
-from transformers import AutoTokenizer, Seq2SeqTrainingArguments, pipeline
-
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
-PHONES = ("AH", "B", "EY", "IH", "IY", "JH", "K", "N", "OW", "S", "T", "V", "Z")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """As anybody gets it from the folder that it was saved to."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(LETTERS, PHONES).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+from data.cmudict import CMUDict, dictionary_path
+from data.cmudict import parse as parse_dictionary
+from safetensors.torch import load_file
+from spelling_scores import error_rates, pronounce
+from spelling_students import student_trainer
+from spelling_teacher import TEACHER_TEMPLATE
+from spelling_to_sound import ALONE, BESIDE, DISTILLED, PICTURE, RECORD, TEACHER, WORDS_TO_SAY, main, parse
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Arguments of a run of some seconds, its folder and its scores."""
+    """Arguments of a run of some seconds, its folder, what it returned, and the words that it scored."""
     root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spelling_to_sound, "CMUDict", partial(spelling_to_sound.CMUDict, cache_dir=root / "cache"))
-        arguments = ["--output_dir", str(root / "model"), "--max_steps", "3", "--train_words", "600"]
-        arguments += [
-            "--test_words",
-            "40",
-            "--per_device_train_batch_size",
-            "16",
-            "--use_cpu",
-            "--disable_tqdm",
-            "true",
+        patch.setattr(spelling_to_sound, "CMUDict", partial(CMUDict, cache_dir=root / "cache"))
+        # how fast they are is not what is tested here
+        patch.setattr(spelling_report, "NEW_TOKENS", 2)
+        patch.setattr(spelling_report, "TURNS", 1)
+        flags = "--max_steps 3 --teacher_steps 3 --train_words 600 --test_words 20 --threads 1 --disable_tqdm true"
+        arguments = ["--output_dir", str(root / "model"), "--per_device_train_batch_size", "16", *flags.split()]
+        entries = {entry.name: entry for entry in main(arguments)}
+        yield SimpleNamespace(
+            arguments=arguments,
+            folder=root / "model",
+            entries=entries,
+            rows=CMUDict(cache_dir=root / "cache").as_dataset("test").select(range(20)),
+        )
+
+
+def test_teacher_and_both_students_are_compared(run):
+    assert list(run.entries) == [TEACHER, ALONE, DISTILLED]
+    for entry in run.entries.values():
+        assert entry.any_error_rate <= entry.word_error_rate <= 1
+    assert run.entries[ALONE].parameters == run.entries[DISTILLED].parameters < run.entries[TEACHER].parameters
+
+
+def test_the_saved_models_answer_as_the_scored_ones(run):
+    words = list(run.rows["source"])
+    answers = {
+        DISTILLED: [
+            answer["generated_text"]
+            for answer in pipeline("text2text-generation", model=str(run.folder), device="cpu")(words)
         ]
-        yield arguments, root / "model", main(arguments)
+    }
+    for name, auto, template in (
+        (TEACHER, AutoModelForCausalLM, TEACHER_TEMPLATE),
+        (ALONE, AutoModelForSeq2SeqLM, "{source}"),
+    ):
+        folder = run.folder / BESIDE[name]
+        model, tokenizer = auto.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        answers[name] = pronounce(model, tokenizer, words, template)
+    for name, entry in run.entries.items():
+        assert error_rates(answers[name], run.rows)["phonemes"] == entry.phoneme_error_rate
 
 
-def test_the_saved_model_answers_as_the_trained_one(run):
-    _, folder, scores = run
-    rows = CMUDict(cache_dir=folder.parent / "cache").as_dataset("test").select(range(40))
-    answers = pipeline("text2text-generation", model=str(folder), device="cpu")(list(rows["source"]))
-    assert error_rates([answer["generated_text"] for answer in answers], rows) == scores["the model"]
+def test_the_record_and_the_picture_are_beside_the_model(run):
+    record = json.loads((run.folder / RECORD).read_text())
+    assert {model["name"]: model["word_error_rate"] for model in record["models"]} == {
+        name: entry.word_error_rate for name, entry in run.entries.items()
+    }
+    assert record["seconds"].keys() >= {TEACHER, ALONE, DISTILLED}
+    assert (run.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_scores_the_baseline_and_the_model_on_the_same_words(run):
-    _, _, scores = run
-    for rates in scores.values():
-        assert rates["any"] <= rates["words"] <= 1
-    assert scores["letter by letter"]["phonemes"] < 0.6
-    # three steps teach a model nothing
-    assert scores["the model"]["phonemes"] > scores["letter by letter"]["phonemes"]
+def test_the_teacher_makes_a_difference(run):
+    alone, distilled = (load_file(folder / "model.safetensors") for folder in (run.folder / BESIDE[ALONE], run.folder))
+    assert alone.keys() == distilled.keys()
+    assert any(not alone[name].equal(distilled[name]) for name in alone)
+
+
+def test_students_start_alike_and_read_the_same_words_in_the_same_order(run, tmp_path, monkeypatch):
+    _, training = parse([*run.arguments, "--output_dir", str(tmp_path)])
+    teacher = AutoModelForCausalLM.from_pretrained(run.folder / BESIDE[TEACHER])
+    tokenizer = AutoTokenizer.from_pretrained(run.folder)
+    starts, batches = [], []
+    for guide in (None, teacher):
+        trainer = student_trainer(run.rows, tokenizer, training, guide)
+        starts.append({name: weight.clone() for name, weight in trainer.model.state_dict().items()})
+        batches.append(labels_read(trainer, monkeypatch))
+    assert all(starts[0][name].equal(starts[1][name]) for name in starts[0])
+    assert len(batches[0]) == 3
+    assert batches[0] == batches[1]
+
+
+def labels_read(trainer, monkeypatch):
+    """The labels of all batches of a training."""
+    read = []
+    training_step = trainer.training_step
+
+    def spy(model, inputs, *rest):
+        read.append(inputs["labels"].tolist())
+        return training_step(model, inputs, *rest)
+
+    monkeypatch.setattr(trainer, "training_step", spy)
+    trainer.train()
+    return read
 
 
 def test_a_second_run_refuses_the_folder_and_leaves_it(run):
-    arguments, folder, _ = run
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match="already holds something"):
-        main(arguments)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        main(run.arguments)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
 
 
-def test_overwrite_replaces_the_model(run):
-    arguments, folder, _ = run
-    before = (folder / "model.safetensors").read_bytes()
-    main([*arguments, "--overwrite", "--seed", "7"])
-    assert (folder / "model.safetensors").read_bytes() != before
+def test_overwrite_replaces_the_models(run, tmp_path):
+    places = [run.folder, *(run.folder / name for name in BESIDE.values())]
+    before = [(place / "model.safetensors").read_bytes() for place in places]
+    main([*run.arguments, "--overwrite", "--seed", "7"])
+    after = [(place / "model.safetensors").read_bytes() for place in places]
+    assert all(old != new for old, new in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("text", ["Z IH Z IH V AH", "AH", "B", "T OW"])
-def test_pronunciations_come_back_from_their_tokens(tokenizer, text):
-    ids = tokenizer(text)["input_ids"]
-    assert tokenizer.unk_token_id not in ids
-    assert tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
-@pytest.mark.parametrize("word", ["zyzzyva", "o'brien", "x-ray", "b.c."])
-def test_a_word_is_its_letters(tokenizer, word):
-    assert tokenizer(word).tokens() == [*word, "</s>"]
-
-
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [("Beyonc\u00e9", "beyonce"), ("NASA", "nasa"), ("McVey", "mcvey"), ("iBook", "ibook"), ("O'B", "o'b")],
-)
-def test_capitals_and_accents_of_a_word_do_not_matter(tokenizer, written, read):
-    assert tokenizer(written)["input_ids"] == tokenizer(read)["input_ids"]
-
-
-def test_what_is_in_no_word_is_unknown(tokenizer):
-    assert tokenizer("b2b").tokens() == ["b", "<unk>", "b", "</s>"]
-
-
-def test_answers_are_in_the_order_of_the_words(tmp_path):
-    words = ["b", "tack", "oval", "a", "knotty", "bee", "sat", "obvious", "tea", "jam"]
-    columns = {"source": words, "target": ["AH B"] * 10, "pronunciations": [["AH B"]] * 10}
-    rows = Dataset.from_dict(columns)
-    changes = {"output_dir": str(tmp_path), "per_device_eval_batch_size": 3, "use_cpu": True, "disable_tqdm": True}
-    trainer = build_trainer(rows, Seq2SeqTrainingArguments(**RECIPE | changes))
-    answers = pronounce(trainer, rows)
-    assert len(set(answers)) > 3
-    assert answers == [pronounce(trainer, rows.select([index]))[0] for index in range(10)]
-
-
-def test_the_words_to_say_are_not_in_the_dictionary(tokenizer):
+def test_the_words_to_say_are_not_in_the_dictionary(run):
+    tokenizer = AutoTokenizer.from_pretrained(run.folder)
     with dictionary_path().open(encoding="utf-8") as lines:
-        words = parse(lines, stress=False)
+        words = parse_dictionary(lines, stress=False)
     assert not {"".join(tokenizer(word).tokens()[:-1]) for word in WORDS_TO_SAY} & words.keys()
-
-
-def test_error_rates_by_hand():
-    rows = Dataset.from_dict(
-        {
-            "source": ["a", "bee"],
-            "target": ["AH", "B IY"],
-            "pronunciations": [["AH", "EY"], ["B IY"]],
-        }
-    )
-    assert error_rates(["AH", "B IY"], rows) == {"phonemes": 0, "words": 0, "any": 0}
-    assert error_rates(["EY", "B IY"], rows) == {"phonemes": 1 / 3, "words": 1 / 2, "any": 0}
-    assert error_rates(["", "B IY IY"], rows) == {"phonemes": 2 / 3, "words": 1, "any": 1}
