@@ -14,10 +14,9 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -48,6 +47,7 @@ class Sampling:
         top_p: Of those, the fewest that have this probability together; 1 for all.
         shared_ids: Only ids below this are sampled: those that the other model can read too (see `count_shared_ids`).
             All if not given.
+        exchange: Two ids that change places in what is sampled: what counts is what an id becomes.
 
     Raises:
         ValueError: If there is nothing to sample from.
@@ -58,6 +58,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     shared_ids: int | None = None
+    exchange: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -83,7 +84,7 @@ class Sampling:
         """
         processors = LogitsProcessorList()
         if self.shared_ids is not None:
-            processors.append(OnlySharedIds(self.shared_ids))
+            processors.append(OnlySharedIds(self.shared_ids, self.exchange))
         if self.temperature != 1:
             processors.append(TemperatureLogitsWarper(float(self.temperature)))
         if self.top_k:
@@ -130,15 +131,16 @@ class GumbelNoise(LogitsProcessor):
 
 
 class OnlySharedIds(LogitsProcessor):
-    """Leaves no probability to the ids from `shared_ids` on."""
+    """Leaves no probability to ids that are, after an exchange, `shared_ids` or above."""
 
-    def __init__(self, shared_ids: int) -> None:
+    def __init__(self, shared_ids: int, exchange: tuple[int, int] | None = None) -> None:
         self.shared_ids = shared_ids
+        self.exchange = exchange
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Returns scores of shape (batch, vocab)."""
-        known = scores[:, : self.shared_ids]
-        return F.pad(known, (0, scores.shape[1] - known.shape[1]), value=-math.inf)
+        ids = exchange_ids(torch.arange(scores.shape[1], device=scores.device), self.exchange)
+        return scores.masked_fill(ids >= self.shared_ids, -math.inf)
 
 
 def row_seeds(seed: int, step: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[int]:
@@ -260,6 +262,8 @@ def sample_teacher(
             f"exchange says that the teacher ends with {exchange[1]}, but eos_token_ids are {list(eos_token_ids)}: "
             "add it, or no target would have an end"
         )
+    # the student need not know the teacher's end
+    sampling = replace(sampling, exchange=exchange)
     inputs = {"input_ids": prompt_ids, "attention_mask": prompt_mask}
     labels = _sample(model, inputs, sampling, seeds, eos_token_ids, prefix_length=prompt_ids.shape[1])
     ends = torch.isin(labels, torch.tensor(eos_token_ids, device=labels.device))
@@ -278,7 +282,8 @@ def _sample(
 ) -> torch.Tensor:
     if not eos_token_ids:
         raise ValueError("eos_token_ids is empty, but a sample ends with one of them: pass that of the tokenizer")
-    if sampling.shared_ids is not None and min(eos_token_ids) >= sampling.shared_ids:
+    ends = exchange_ids(torch.tensor(eos_token_ids), sampling.exchange)
+    if sampling.shared_ids is not None and int(ends.min()) >= sampling.shared_ids:
         raise ValueError(
             f"samples end with one of {list(eos_token_ids)}, but only ids below {sampling.shared_ids} are sampled: "
             "the end has to be one of them"

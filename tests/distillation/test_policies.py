@@ -236,6 +236,16 @@ def test_the_teacher_ends_as_the_student_does(teacher):
     assert any(END in row for row in exchanged)
 
 
+def test_the_teacher_may_end_by_a_token_that_the_student_does_not_know(teacher):
+    # its end, 9, is none of the shared ids; the student's, 5, stands for it
+    sampling = Sampling(max_new_tokens=LENGTH, shared_ids=8)
+    answers = answer(teacher, sources(4, 2, 6, 3, 5, 7), ends=(9,), exchange=(5, 9), sampling=sampling)
+    assert any(len(row) < LENGTH for row in answers)
+    assert all(row[-1] == 5 for row in answers if len(row) < LENGTH)
+    # nor does it say 5 in between, which would become 9
+    assert all(token < 8 for row in answers for token in row)
+
+
 def test_the_teacher_has_several_ends_and_the_student_one(teacher):
     rows, ends = sources(*range(3, 23)), (END, 7)
     sampling = Sampling(max_new_tokens=LENGTH, temperature=2.0)
