@@ -27,14 +27,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Train, evaluate, save and use a small model on real data (six minutes on two cores)
 	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
 
-start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; hours)
-	$(BIN)/python examples/start_from_decoder_only.py --task docstrings --minutes 6 --first_minutes 1.5
-	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE) --minutes 6 --first_minutes 1.5
-	$(BIN)/python examples/start_from_decoder_only.py --task codexglue --data_dir $(CODEXGLUE) --minutes 2 \
-	  --students trials --results examples/results/start_trials.json
+START := $(BIN)/python examples/start_from_decoder_only.py
+DOCSTRINGS := --task docstrings
+JAVA_TO_CSHARP := --task codexglue --data_dir $(CODEXGLUE)
+# the rows on which the recipe was chosen
+CHOSEN_ON := --skip_rows 0 --score_rows 60
+start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; many hours)
+	$(START) $(DOCSTRINGS) --minutes 30 --first_minutes 2 --students whole small
+	$(START) $(JAVA_TO_CSHARP) --minutes 30 --first_minutes 2 --students whole small
+	$(START) $(DOCSTRINGS) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
+	$(START) $(JAVA_TO_CSHARP) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
+	$(START) $(JAVA_TO_CSHARP) --minutes 2 $(CHOSEN_ON) --students trials --results examples/results/start_trials.json
+	$(START) $(DOCSTRINGS) --minutes 6 --first_minutes 3 --students adapted --results examples/results/start_adapted.json
 	$(BIN)/python examples/start_from_decoder_only_report.py
 
-# what is done already is not done again
 results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
 	$(BIN)/python examples/distillation_results.py --task docstrings
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
