@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED)  ## Train, evaluate, save and use a small model on real data (six minutes on two cores)
+demo: $(INSTALLED)  ## Train a teacher on real data, distil it, compare, save and use the result (ten minutes on two cores)
 	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
 
 START := $(BIN)/python examples/start_from_decoder_only.py
