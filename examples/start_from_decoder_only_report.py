@@ -3,7 +3,7 @@
     python examples/start_from_decoder_only_report.py
 
 Reads the JSON files in `examples/results`, of each the longest run of every student. Prints them as Markdown tables,
-and draws the curves of `start_from_decoder_only.json` into one picture.
+and draws the curves of the longest runs, and of those of six minutes, into a picture each.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 
 mpl.use("Agg")
 RESULTS = Path(__file__).parent / "results"
-# the file whose curves are drawn
-DRAWN = "start_from_decoder_only"
+# the files whose curves are drawn; the first must be there
+DRAWN = ("start_from_decoder_only", "start_six_minutes")
 TASKS = {"codexglue": "Java to C#", "docstrings": "function to docstring"}
 
 
@@ -30,9 +30,9 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
         ValueError: If the file that is drawn is not there.
     """
     files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("start_*.json"))}
-    if DRAWN not in files:
-        raise ValueError(f"{folder} has no {DRAWN}.json: run start_from_decoder_only.py first")
-    return {DRAWN: files.pop(DRAWN), **files}
+    if DRAWN[0] not in files:
+        raise ValueError(f"{folder} has no {DRAWN[0]}.json: run start_from_decoder_only.py first")
+    return {DRAWN[0]: files.pop(DRAWN[0]), **files}
 
 
 def longest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,16 +110,17 @@ def main() -> None:
     """Draws and prints."""
     parser = argparse.ArgumentParser(description="Plot and tables of start_from_decoder_only.py.")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
-    parser.add_argument("--plot", type=Path, default=RESULTS / "start_from_decoder_only.png", help="picture to write")
+    parser.add_argument("--plots", type=Path, default=RESULTS, help="folder to write the pictures to")
     arguments = parser.parse_args()
     files = {name: longest(records) for name, records in read(arguments.results).items()}
-    draw(files[DRAWN], arguments.plot)
     for name, records in files.items():
         print(f"{name}\n")
+        if name in DRAWN:
+            draw(records, arguments.plots / f"{name}.png")
         for task in TASKS:
             if of_task := [record for record in records if record["task"] == task]:
                 print(table(sorted(of_task, key=lambda record: record["points"][-1]["loss"])), end="\n\n")
-    print(f"drawn: {arguments.plot}")
+    print(f"drawn: the pictures in {arguments.plots}")
 
 
 if __name__ == "__main__":

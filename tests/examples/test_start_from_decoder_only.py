@@ -74,8 +74,8 @@ def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_pa
     run()
     records = run()
     assert [record["student"]["name"] for record in records] == ["started", "random", "adapted", "small"]
-    picture = tmp_path / "plot.png"
-    monkeypatch.setattr("sys.argv", ["report", "--results", str(results.parent), "--plot", str(picture)])
+    picture = tmp_path / "start_from_decoder_only.png"
+    monkeypatch.setattr("sys.argv", ["report", "--results", str(results.parent), "--plots", str(tmp_path)])
     report.main()
     assert picture.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
