@@ -1,14 +1,13 @@
 """Where the rows of a distillation come from: a named dataset or files, and what of it is held out."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from encdec_slm.data_files import ROW_BUILDERS, dataset_source, first_rows, hold_out
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass
@@ -59,7 +58,14 @@ def load_rows(arguments: RowArguments) -> "tuple[Dataset, Dataset]":
     """
     from datasets import load_dataset
 
-    splits = load_dataset(**_source(arguments))
+    source = dataset_source(
+        name=arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        train_files=arguments.train_file,
+        validation_files=arguments.validation_file,
+        builders=ROW_BUILDERS,
+    )
+    splits = load_dataset(**source)
     if "train" not in splits:
         raise ValueError(f"{arguments.dataset_name} has no split named train, only {', '.join(splits)}")
     for column, name in ((arguments.source_column, "source"), (arguments.target_column, "target")):
@@ -68,36 +74,9 @@ def load_rows(arguments: RowArguments) -> "tuple[Dataset, Dataset]":
     if "validation" in splits:
         train, validation = splits["train"], splits["validation"]
     else:
-        train, validation = _hold_out(splits["train"], arguments.validation_split_percentage)
-    return _first(train, arguments.max_train_samples), _first(validation, arguments.max_eval_samples)
+        train, validation = hold_out(splits["train"], arguments.validation_split_percentage)
+    return first_rows(train, arguments.max_train_samples), first_rows(validation, arguments.max_eval_samples)
 
 
 def _listed(files: list[str] | str | None) -> list[str] | None:
     return [files] if isinstance(files, str) else files
-
-
-def _source(arguments: RowArguments) -> dict[str, Any]:
-    if arguments.train_file is None:
-        return {"path": arguments.dataset_name, "name": arguments.dataset_config_name}
-    files = {"train": arguments.train_file, "validation": arguments.validation_file or []}
-    paths = [Path(file) for group in files.values() for file in group]
-    for path in paths:
-        if path.suffix not in BUILDERS:
-            raise ValueError(f"{path} is of no kind that can be read: use {', '.join(BUILDERS)}")
-        if not path.is_file():
-            raise ValueError(f"the file {path} does not exist")
-    builders = {BUILDERS[path.suffix] for path in paths}
-    if len(builders) > 1:
-        raise ValueError(f"the files are of several kinds ({', '.join(sorted(builders))}): give those of one kind")
-    return {"path": builders.pop(), "data_files": {split: group for split, group in files.items() if group}}
-
-
-def _hold_out(rows: "Dataset", percentage: int) -> "tuple[Dataset, Dataset]":
-    held_out = max(len(rows) * percentage // 100, 1)
-    if held_out >= len(rows):
-        raise ValueError(f"of {len(rows)} rows none can be held out to evaluate: give more, or a validation_file")
-    return rows.select(range(held_out, len(rows))), rows.select(range(held_out))
-
-
-def _first(rows: "Dataset", number: int | None) -> "Dataset":
-    return rows if number is None else rows.take(number)
