@@ -31,7 +31,7 @@ import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
 from scoring import answer, loss_per_token
-from start_from_decoder_only import machine
+from start_from_decoder_only import machine, write_json
 from start_students import STUDENTS, small_model
 from tasks import TASKS, Task, load_task, write_files
 from torch.nn.functional import cross_entropy
@@ -319,14 +319,6 @@ def targets_of(batches: Sequence[dict[str, torch.Tensor]], tokenizer: PreTrained
     """The targets as far as the students are to write them."""
     labels = [row[row != IGNORE_INDEX] for batch in batches for row in batch["labels"]]
     return [text.strip() for text in tokenizer.batch_decode(labels, skip_special_tokens=True)]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -297,9 +297,15 @@ def add_result(path: Path, record: dict[str, Any]) -> None:
     with FileLock(path.with_suffix(".lock")):
         records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         records = [entry for entry in records if key(entry) != key(record)] + [record]
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, records)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

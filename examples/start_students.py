@@ -1,7 +1,7 @@
 """The students of `start_from_decoder_only.py`: which layers they start from, and how fast their parts learn."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import AutoConfig
@@ -191,20 +191,14 @@ TRIALS = (
 )
 
 # the student `whole` with and without an adaptation, in the same time
-ADAPTED = tuple(
-    Student(
-        name=name,
-        label=label,
-        layers=WHOLE,
-        learning_rate=1e-4,
-        rates={CROSS_ATTENTION: 10.0},
-        frozen=(ENCODER,),
-        adaptation_share=share,
-    )
-    for name, label, share in (
-        ("adapted-0", "15 + 30: the task alone", 0.0),
-        ("adapted-25", "15 + 30: a quarter of the time prefix language modeling, then the task", 0.25),
-    )
+ADAPTED = (
+    replace(COMPARED[0], name="adapted-0", label="15 + 30: the task alone"),
+    replace(
+        COMPARED[0],
+        name="adapted-25",
+        label="15 + 30: a quarter of the time prefix language modeling, then the task",
+        adaptation_share=0.25,
+    ),
 )
 
 STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED)}
