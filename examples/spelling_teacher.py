@@ -17,8 +17,8 @@ from transformers import (
 
 # what the teacher reads before it answers: the word and a separator
 TEACHER_TEMPLATE = "{source}<s>"
-# Rows are not grouped by length, although padding then costs 45 % of the time: how far a
-# phone is from its letter follows from the length of the word, and batches of one length each unlearn the others'.
+# Rows are not grouped by length, although that would save much padding: how far a phone is from its letter follows
+# from the length of the word, and batches of one length each unlearn the others'.
 TEACHER_RECIPE = {
     "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,
