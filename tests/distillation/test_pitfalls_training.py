@@ -56,7 +56,7 @@ def stock_trainer(folder, model, division):
 
 
 class TestPitfall08GradientAccumulation:
-    @pytest.mark.parametrize("family", STUDENTS)
+    @pytest.mark.parametrize("family", [*STUDENTS, "t5gemma"])
     @pytest.mark.parametrize("sampled", [{}, MIXED], ids=["gold", "all_kinds_of_rows"])
     def test_pitfall_08_gradient_accumulation(self, family, sampled, tmp_path):
         found, kinds = [], set()
