@@ -2,7 +2,8 @@
 
 cli, examples, tests -> everything;  __init__ -> registration -> models -> torch, transformers
 hub, conversion, export -> registration, models
-adaptation, distillation -> data_files;  benchmarks -> distillation;  evaluation, data_files -> none of ours
+adaptation, distillation -> data_files, parameter_groups;  benchmarks -> distillation
+evaluation, data_files, parameter_groups -> none of ours
 """
 
 import ast
@@ -41,9 +42,10 @@ MAY_IMPORT = {
     "export": {"registration", "models"},
     "hub": {"registration", "models"},
     # a comparison is fair where the code cannot know which model is ours
-    "adaptation": {"data_files"},
-    "distillation": {"data_files"},
+    "adaptation": {"data_files", "parameter_groups"},
+    "distillation": {"data_files", "parameter_groups"},
     "data_files.py": set(),
+    "parameter_groups.py": set(),
     "evaluation": set(),
     # the memory of its loss; it does not know which model is ours either
     "benchmarks": {"distillation"},

@@ -20,10 +20,10 @@ from transformers import (
 from encdec_slm.adaptation.arguments import AdaptationArguments
 from encdec_slm.adaptation.collator import DataCollatorForDenoising, DenoisedDataset, NewNoiseEachEpoch
 from encdec_slm.adaptation.denoising import Denoiser, SpanCorruption
-from encdec_slm.adaptation.parameter_groups import build_optimizer, freeze
 from encdec_slm.adaptation.sentinels import add_sentinels, sentinel_ids
 from encdec_slm.adaptation.text_dataset import chunk_texts
 from encdec_slm.adaptation.text_sources import load_texts
+from encdec_slm.parameter_groups import build_optimizer, freeze, parse_rates
 
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def adapt(arguments: AdaptationArguments, training: Seq2SeqTrainingArguments) ->
         ValueError: If the arguments do not fit together, or the output folder holds something already and the
             training does not resume.
     """
-    denoisers, rates = arguments.denoisers(), arguments.rates()
+    denoisers, rates = arguments.denoisers(), parse_rates(arguments.learning_rate_multipliers or [])
     _check_training(arguments, training)
     set_seed(training.seed)
     tokenizer, model = _load_model(arguments)

@@ -110,20 +110,3 @@ class AdaptationArguments:
                 "negative, nor all of them 0"
             )
         return {denoiser: ratio / len(family) for ratio, family in families for denoiser in family if ratio}
-
-    def rates(self) -> dict[str, float]:
-        """Returns the multipliers of the learning rate by pattern.
-
-        Raises:
-            ValueError: If one is not of the form `REGEX=FACTOR`.
-        """
-        rates = {}
-        for multiplier in self.learning_rate_multipliers or []:
-            pattern, _, factor = multiplier.rpartition("=")
-            try:
-                rates[pattern] = float(factor)
-            except ValueError:
-                raise ValueError(f"{multiplier!r} is not of the form REGEX=FACTOR, such as encoder_attn=10") from None
-        if "" in rates:
-            raise ValueError("a learning rate multiplier has no pattern: write REGEX=FACTOR, such as encoder_attn=10")
-        return rates

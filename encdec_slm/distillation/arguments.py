@@ -8,6 +8,7 @@ from transformers import Seq2SeqTrainingArguments
 from encdec_slm.distillation.chunked_divergence import Objective
 from encdec_slm.distillation.divergences import Divergence, DivergenceName
 from encdec_slm.distillation.policies import Sampling
+from encdec_slm.parameter_groups import parse_rates
 
 
 UNIVERSAL = "universal"
@@ -95,6 +96,15 @@ class DistillationArguments(Seq2SeqTrainingArguments):
     )
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "8 suits tensor cores."})
 
+    # what learns, and how fast
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Regular expressions for names of the student's parameters that do not learn."}
+    )
+    learning_rate_multipliers: list[str] | None = field(
+        default=None,
+        metadata={"help": "REGEX=FACTOR, such as encoder_attn=10; of several that match the first counts."},
+    )
+
     # models
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of `from_pretrained` for a student that is given by name."}
@@ -136,6 +146,7 @@ class DistillationArguments(Seq2SeqTrainingArguments):
         self._check_universal()
         self._check_original()
         # these say for themselves what is wrong
+        parse_rates(self.learning_rate_multipliers or [])
         self.objective()
         self.sampling()
 

@@ -12,7 +12,8 @@ from encdec_slm.distillation.arguments import DistillationArguments
 from encdec_slm.distillation.cache_writer import CacheReport, write_teacher_cache
 from encdec_slm.distillation.preparation import prepare
 from encdec_slm.distillation.row_sources import RowArguments, load_rows
-from encdec_slm.distillation.student_loading import TOKENIZER_OPTIONS, load_student
+from encdec_slm.distillation.student_loading import load_student
+from encdec_slm.distillation.teacher_loading import tokenizer_options
 from encdec_slm.distillation.teachers import Teacher
 from encdec_slm.distillation.trainer import DistillationTrainer
 
@@ -166,9 +167,9 @@ def _tokenizer(script: ScriptArguments, training: DistillationArguments) -> PreT
     """Returns the tokenizer that was named, if one was."""
     if script.tokenizer_name is None:
         return None
-    options = cast(dict[str, Any], training.model_init_kwargs)
+    options = tokenizer_options(cast(dict[str, Any], training.model_init_kwargs))
     # but for those that say where the model is
-    names = {*TOKENIZER_OPTIONS} - {"revision", "subfolder"}
     return AutoTokenizer.from_pretrained(
-        script.tokenizer_name, **{name: value for name, value in options.items() if name in names}
+        script.tokenizer_name,
+        **{name: value for name, value in options.items() if name not in ("revision", "subfolder")},
     )

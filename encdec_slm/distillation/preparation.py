@@ -18,7 +18,7 @@ from encdec_slm.distillation.sampled_targets import TargetSampler
 from encdec_slm.distillation.signals import CachedSignal, LiveSignal, OwnBaseSignal, TopKChoice
 from encdec_slm.distillation.step_loss import Batch, Signal, StepLoss
 from encdec_slm.distillation.teacher_check import check_teacher
-from encdec_slm.distillation.teacher_loading import load_teacher
+from encdec_slm.distillation.teacher_loading import load_teacher, tokenizer_options
 from encdec_slm.distillation.teachers import SelfTeacher, Teacher
 from encdec_slm.distillation.text_offsets import aligned_positions
 from encdec_slm.distillation.vocabularies import count_shared_ids
@@ -180,7 +180,7 @@ def _with_cache(
                 f"the teacher of the cache {args.teacher_cache} has no name: pass its tokenizer as "
                 "teacher_processing_class"
             )
-        teacher_tokenizer = AutoTokenizer.from_pretrained(name)
+        teacher_tokenizer = AutoTokenizer.from_pretrained(name, **tokenizer_options(args.teacher_options()))
     # of the model nothing is known but how many of its ids the cache chose from
     shared_ids = count_shared_ids(teacher_tokenizer, tokenizer)
     shared_ids = min(shared_ids, language_model(student).get_output_embeddings().weight.shape[0])

@@ -7,12 +7,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from encdec_slm.distillation.arguments import DistillationArguments
 from encdec_slm.distillation.heads import language_model
+from encdec_slm.distillation.teacher_loading import tokenizer_options
+from encdec_slm.parameter_groups import freeze
 
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-
-TOKENIZER_OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
 def load_student(
@@ -21,7 +21,7 @@ def load_student(
     args: DistillationArguments,
     peft_config: "PeftConfig | None" = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Returns an encoder-decoder and its tokenizer.
+    """Returns an encoder-decoder, whose parameters learn but for `args.freeze`, and its tokenizer.
 
     Args:
         model: An encoder-decoder, a `PeftModel` of one, or its name, which `args.model_init_kwargs` goes with.
@@ -44,15 +44,14 @@ def load_student(
         tokenizer = _tokenizer_of(name, type(student).__name__, options)
     if peft_config is not None:
         student = _with_adapter(student, peft_config)
+    freeze(student, args.freeze or [])
     return student, tokenizer
 
 
 def _tokenizer_of(name: str, kind: str, options: dict[str, object]) -> PreTrainedTokenizerBase:
     if not name:
         raise ValueError(f"the student is a {kind} without a name: pass its tokenizer as processing_class")
-    return AutoTokenizer.from_pretrained(
-        name, **{key: value for key, value in options.items() if key in TOKENIZER_OPTIONS}
-    )
+    return AutoTokenizer.from_pretrained(name, **tokenizer_options(options))
 
 
 def _check(model: Any) -> None:

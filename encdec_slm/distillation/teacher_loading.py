@@ -14,6 +14,7 @@ from encdec_slm.distillation.teachers import Teacher, check_is_causal, is_quanti
 
 # what says where files are, and not what is made of them
 PLACE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+TOKENIZER_OPTIONS = (*PLACE, "trust_remote_code")
 # of an adapter that was given no name
 DEFAULT_ADAPTER = "default"
 
@@ -138,10 +139,15 @@ def _merge_adapter(model: nn.Module) -> nn.Module:
     return merged
 
 
+def tokenizer_options(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those arguments of a model's `from_pretrained` that are its tokenizer's and its configuration's too."""
+    return {name: init_kwargs[name] for name in TOKENIZER_OPTIONS if name in init_kwargs}
+
+
 def _load_model(
     name: str, tokenizer: PreTrainedTokenizerBase | None, init_kwargs: Mapping[str, Any]
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    options = {key: init_kwargs[key] for key in (*PLACE, "trust_remote_code") if key in init_kwargs}
+    options = tokenizer_options(init_kwargs)
     # half of a BART would be loaded as a causal language model
     config = AutoConfig.from_pretrained(name, **options)
     if config.is_encoder_decoder:

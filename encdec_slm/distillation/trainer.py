@@ -26,6 +26,7 @@ from encdec_slm.distillation.step_loss import ROWS, SAMPLES
 from encdec_slm.distillation.student_loading import load_student
 from encdec_slm.distillation.teachers import Teacher
 from encdec_slm.distillation.wrapped_forward import call_inside
+from encdec_slm.parameter_groups import build_optimizer, parse_rates
 
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ class DistillationTrainer(Seq2SeqTrainer):
     over the tokens of the dataset. Logs of the training have `ce_loss` and `kd_loss` too, and seconds per step:
     `student_seconds` (forward, loss and backward), `teacher_seconds` and `sampling_seconds`.
 
-    Relies on `Trainer` for two things: that `get_batch_samples` is asked for all batches of a step before the first
-    one is used, and that a loss which `compute_loss` divided by the items of the whole step is not divided again
-    (`loss_is_scaled_for_ga`).
+    Relies on `Trainer` for two things: that `get_batch_samples` has all batches of a step before the first is used,
+    and that a loss divided by the items of the whole step is not divided again (`loss_is_scaled_for_ga`).
 
     Args:
         model: The student: any `AutoModelForSeq2SeqLM`, also in a `PeftModel`, or the name of one.
@@ -157,6 +157,12 @@ class DistillationTrainer(Seq2SeqTrainer):
         if isinstance(dataset, dict):
             return {name: self._encoded(part) for name, part in dataset.items()}
         return None if dataset is None else self._prepared.encode(dataset)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Returns the optimizer, with `args.learning_rate_multipliers`; see `Trainer`."""
+        if self.optimizer is None and (rates := parse_rates(self.args.learning_rate_multipliers or [])):
+            self.optimizer = build_optimizer(cast(Any, model or self.model), self.args, rates)
+        return super().create_optimizer(model)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Returns the batches of an evaluation; see `Trainer`. The dataset may have text columns."""

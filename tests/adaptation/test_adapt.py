@@ -240,8 +240,6 @@ def test_ratios_name_the_denoisers():
     assert AdaptationArguments(**required).denoisers() == {PrefixLM(): 0.5, SpanCorruption(): 0.5}
     only = AdaptationArguments(**required, prefix_lm_ratio=0.0, noise_density=0.2, extreme_denoising_ratio=0.4)
     assert only.denoisers() == {SpanCorruption(noise_density=0.2): 0.5, **dict.fromkeys(UL2_X, 0.1)}
-    rates = AdaptationArguments(**required, learning_rate_multipliers=["a=b=2", "c=1e-1"]).rates()
-    assert rates == {"a=b": 2.0, "c": 0.1}
 
 
 def test_the_parts_do_not_need_datasets():

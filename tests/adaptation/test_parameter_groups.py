@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer
 
-from encdec_slm.adaptation import DataCollatorForDenoising, PrefixLM, build_optimizer, freeze, parameter_groups
+from encdec_slm.adaptation import DataCollatorForDenoising, PrefixLM
+from encdec_slm.parameter_groups import build_optimizer, freeze, parameter_groups, parse_rates
 
 
 FAMILIES = ("t5", "bart", "ours")
@@ -122,6 +123,13 @@ def test_patterns_in_vain_are_refused(build_model):
     freeze(model, ["encoder_attn"])
     with pytest.raises(ValueError, match="no trainable parameter has a name with 'encoder_attn'"):
         parameter_groups(model, learning_rate=1.0, rates={"encoder_attn": 10.0})
+
+
+def test_multipliers_are_read_from_the_last_equals_sign():
+    assert parse_rates(["a=b=2", "c=1e-1"]) == {"a=b": 2.0, "c": 0.1}
+    for text, complaint in (("a", "not of the form"), ("a=b", "not of the form"), ("=2", "has no pattern")):
+        with pytest.raises(ValueError, match=complaint):
+            parse_rates([text])
 
 
 def test_optimizers_with_groups_of_their_own_are_refused(build_model, arguments, monkeypatch):

@@ -88,6 +88,22 @@ class TestModels:
         assert all(after[name] < 0.9 * before[name] for name in LOSSES)
 
     @pytest.mark.parametrize("family", STUDENTS)
+    def test_learn_at_the_pace_that_each_part_is_told(self, family, tmp_path):
+        cross_attention = "EncDecAttention" if family == "t5" else "encoder_attn"
+        paces = {"freeze": [r"encoder\.(block|layers)\."], "learning_rate_multipliers": [f"{cross_attention}=10"]}
+        before = dict(student(family).named_parameters())
+        plain, tested = (trainer(tmp_path, student(family), optim="sgd", **chosen) for chosen in ({}, paces))
+
+        plain.train()
+        tested.train()
+
+        steps = {name: value - before[name] for name, value in plain.model.named_parameters()}
+        for name, value in tested.model.named_parameters():
+            is_frozen = "encoder.block." in name or "encoder.layers." in name
+            pace = 0 if is_frozen else 10 if cross_attention in name else 1
+            torch.testing.assert_close(value, before[name] + pace * steps[name], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("family", STUDENTS)
     def test_may_be_checkpointed(self, family, tmp_path):
         plain, checkpointed = (
             gradients(trainer(tmp_path, student(family), activation_checkpointing=choice, **MIXED))

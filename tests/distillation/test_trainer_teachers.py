@@ -6,6 +6,7 @@ import pytest
 import torch
 from distillation_tester import (
     STUDENTS,
+    arguments,
     batch,
     batches_of,
     by_hand,
@@ -16,9 +17,11 @@ from distillation_tester import (
     rows,
     student,
     trainer,
+    word_tokenizer,
 )
 from teacher_tester import adapter, llama_again
 
+from encdec_slm.distillation import DistillationTrainer
 from encdec_slm.distillation.original_loss import original_loss
 from encdec_slm.distillation.step_loss import SAMPLES
 
@@ -102,6 +105,22 @@ class TestCache:
 
         for name, value in whole.model.state_dict().items():
             torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+
+    def test_finds_the_teachers_tokenizer_where_the_teacher_is(self, tmp_path):
+        repository = str(tmp_path / "repository")
+        folder = cached(tmp_path / "cache", trainer(tmp_path), teacher_name=repository)
+        word_tokenizer(end=None).save_pretrained(tmp_path / "repository" / "inside")
+
+        tested = DistillationTrainer(
+            student("ours"),
+            repository,
+            arguments(tmp_path, teacher_cache=folder, teacher_model_init_kwargs={"subfolder": "inside"}),
+            train_dataset=rows(),
+            processing_class=word_tokenizer(),
+        )
+
+        expected = trainer(tmp_path, student("ours"), teacher_cache=folder)
+        assert difference(gradients(tested), gradients(expected)) == 0
 
     @families
     def test_is_not_needed_for_rows_to_answer(self, family, tmp_path):

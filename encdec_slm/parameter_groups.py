@@ -117,6 +117,31 @@ def build_optimizer(
     return cast(torch.optim.Optimizer, optimizer_class(groups, **options))
 
 
+def parse_rates(texts: Iterable[str]) -> dict[str, float]:
+    """Returns multipliers of the learning rate by pattern, as `parameter_groups` takes them.
+
+    Args:
+        texts: Each of the form `REGEX=FACTOR`.
+
+    Raises:
+        ValueError: If one is not.
+
+    Example:
+        >>> parse_rates(["encoder_attn=10", "embed_tokens=0.1"])
+        {'encoder_attn': 10.0, 'embed_tokens': 0.1}
+    """
+    rates = {}
+    for text in texts:
+        pattern, _, factor = text.rpartition("=")
+        try:
+            rates[pattern] = float(factor)
+        except ValueError:
+            raise ValueError(f"{text!r} is not of the form REGEX=FACTOR, such as encoder_attn=10") from None
+    if "" in rates:
+        raise ValueError("a learning rate multiplier has no pattern: write REGEX=FACTOR, such as encoder_attn=10")
+    return rates
+
+
 def _names_of_parameters(model: nn.Module) -> dict[nn.Parameter, list[str]]:
     """Returns all names of each parameter, the one that `named_parameters` has first."""
     found: dict[nn.Parameter, list[str]] = {}
