@@ -17,9 +17,7 @@ the second.
 """
 
 import copy
-import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,8 +28,8 @@ import finetune_teacher
 import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
+from result_files import Parts, machine
 from scoring import answer, loss_per_token
-from start_from_decoder_only import machine, write_json
 from start_students import STUDENTS, small_model
 from tasks import TASKS, Task, load_task, write_files
 from torch.nn.functional import cross_entropy
@@ -165,39 +163,25 @@ class Comparison:
                     self.once(f"{name}-{objective}-{seed}", partial(self.train, name, objective, seed))
 
     def once(self, name: str, part: Callable[[], dict[str, Any]]) -> None:
-        """Does a part unless its record is there, and puts all records together.
-
-        Raises:
-            ValueError: If the record that is there is of other settings.
-        """
-        path = self.folder / f"{name}.json"
-        settings = self.settings()
-        if path.exists():
-            done = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            if other := [key for key in settings if done[key] != settings[key]]:
-                raise ValueError(
-                    f"{path} was made with {other[0]} {done[other[0]]}, not {settings[other[0]]}: name another "
-                    "output_dir, or delete it"
-                )
-            print(f"{name}: done already")
-            return
-        began = time.monotonic()
-        record = {"name": name, "task": self.results.task, "metric": self.task.metric, **part()}
-        record |= {
-            "seconds": round(time.monotonic() - began),
-            "machine": machine(self.args.device, self.results.threads),
-        }
-        write_json(path, record | {"settings": settings})
+        """Does a part unless its record is there."""
+        record = self.parts.once(name, part)
         print(f"{name}: loss {record['loss']:.3f}, {record['metric']} {record['score']:.1f}", flush=True)
-        records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json"))]
-        write_json(Path(self.results.results) / f"distillation_{self.results.task}.json", records)
 
-    def settings(self) -> dict[str, Any]:
-        """What all results depend on."""
+    @cached_property
+    def parts(self) -> Parts:
+        """The records of all parts, and what they depend on."""
         names = ("teacher_steps", "train_rows", "score_rows", "skip_rows")
-        return {name: getattr(self.args, name) for name in SETTINGS} | {
-            name: getattr(self.results, name) for name in names
-        }
+        return Parts(
+            folder=self.folder,
+            results=Path(self.results.results) / f"distillation_{self.results.task}.json",
+            settings={name: getattr(self.args, name) for name in SETTINGS}
+            | {name: getattr(self.results, name) for name in names},
+            common={
+                "task": self.results.task,
+                "metric": self.task.metric,
+                "machine": machine(self.args.device, self.results.threads),
+            },
+        )
 
     def teach(self) -> dict[str, Any]:
         """Fine-tunes the teacher, asks it about all rows and scores it."""

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from data.smollm2 import smollm2
 from datasets import Dataset
 from filelock import FileLock
+from result_files import machine, write_json
 from scoring import answer, loss_per_token
 from start_adaptation import adapt
 from start_students import COMPARED, STUDENTS, Student
@@ -280,12 +280,6 @@ def train(
     }
 
 
-def machine(device: torch.device, threads: int) -> str:
-    """What the times were taken on."""
-    where = f"{threads} CPU thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
-
-
 def add_result(path: Path, record: dict[str, Any]) -> None:
     """Adds a record to a JSON file, in place of an earlier one of the same student, task and time."""
 
@@ -298,14 +292,6 @@ def add_result(path: Path, record: dict[str, Any]) -> None:
         records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         records = [entry for entry in records if key(entry) != key(record)] + [record]
         write_json(path, records)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
