@@ -90,7 +90,7 @@ class ResultsArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
     parts: list[str] = field(default_factory=lambda: [*PARTS], metadata={"help": "Of teacher and students."})
     students: list[str] = field(
-        default_factory=lambda: ["split", "small"], metadata={"help": f"Of {', '.join(STUDENTS)}."}
+        default_factory=lambda: ["half", "small"], metadata={"help": f"Of {', '.join(STUDENTS)}."}
     )
     seeds: int = field(default=2, metadata={"help": "Trainings of each student with each objective."})
     teacher_steps: int = field(default=600, metadata={"help": "Steps of the teacher, of 8 rows."})

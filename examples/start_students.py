@@ -201,4 +201,11 @@ ADAPTED = (
     ),
 )
 
-STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED)}
+# smaller than the model that it starts from
+DISTILLED = (
+    Student(
+        name="half", label="started, 10 + 5 layers", layers="0-9/0-2,28-29", learning_rate=1e-3, frozen=(ENCODER,)
+    ),
+)
+
+STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED, *DISTILLED)}
