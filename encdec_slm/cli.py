@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from encdec_slm.hub.command import add_load, add_push
+
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_presets(commands)
     _add_generate(commands)
+    add_push(commands)
+    add_load(commands)
     return parser
 
 
