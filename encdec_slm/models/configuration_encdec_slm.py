@@ -199,11 +199,11 @@ PRESETS = {
 OF_THE_DECODER = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache")
 
 
-def of_the_decoder(name: str, doc: str) -> Any:
-    """Returns a property of the whole configuration whose value is the decoder's field `name`."""
+def of_the(half: str, name: str, doc: str) -> Any:
+    """Returns a property of the whole configuration whose value is the field `name` of `half`."""
     return property(
-        lambda config: getattr(config.decoder, name),
-        lambda config, value: setattr(config.decoder, name, value),
+        lambda config: getattr(getattr(config, half), name),
+        lambda config, value: setattr(getattr(config, half), name, value),
         doc=doc,
     )
 
@@ -232,6 +232,9 @@ class EncDecSLMConfig(PreTrainedConfig):
     sub_configs = {"encoder": EncDecSLMEncoderConfig, "decoder": EncDecSLMDecoderConfig}
     # set where the registry of `pipeline` has ours: the copy in a checkpoint is then not needed, nor trust in it
     has_registered_pipelines: ClassVar[bool] = False
+    # given here too, and kept in the halves
+    shared_fields: ClassVar[tuple[str, ...]] = ("vocab_size", *OF_THE_DECODER)
+    remote_code: ClassVar[dict[str, str]] = REMOTE_CODE
 
     encoder: EncDecSLMEncoderConfig | dict[str, Any] | None = None
     decoder: EncDecSLMDecoderConfig | dict[str, Any] | None = None
@@ -248,7 +251,7 @@ class EncDecSLMConfig(PreTrainedConfig):
                 setattr(self, name, config_class(**(stack or {})))
             getattr(self, name).initializer_range = self.initializer_range
         self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
-        for name in ("vocab_size", *OF_THE_DECODER):
+        for name in self.shared_fields:
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         if self.has_registered_pipelines:
@@ -259,14 +262,16 @@ class EncDecSLMConfig(PreTrainedConfig):
 
     def _refuse_misplaced_sizes(self, kwargs: dict[str, Any]) -> None:
         # unknown arguments become attributes: a size given here and not to a stack would be silently without effect
-        fields = EncDecSLMDecoderConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-        for name, value in kwargs.items():
-            if name in fields and getattr(self.decoder, name) != value:
-                raise ValueError(
-                    f"{name}={value!r} was given to {type(self).__name__}, but decoder.{name} is "
-                    f"{getattr(self.decoder, name)!r}: pass it to the stacks, as encoder={{{name!r}: ...}} and "
-                    f"decoder={{{name!r}: ...}}"
-                )
+        for half in ("decoder", "encoder"):
+            stack = getattr(self, half)
+            fields = stack.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+            for name in fields & kwargs.keys():
+                if getattr(stack, name) != kwargs[name]:
+                    raise ValueError(
+                        f"{name}={kwargs[name]!r} was given to {type(self).__name__}, but {half}.{name} is "
+                        f"{getattr(stack, name)!r}: pass it to the stacks, as encoder={{{name!r}: ...}} and "
+                        f"decoder={{{name!r}: ...}}"
+                    )
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> Self:
@@ -313,10 +318,10 @@ class EncDecSLMConfig(PreTrainedConfig):
     def vocab_size(self, value: int) -> None:
         self.encoder.vocab_size = self.decoder.vocab_size = value
 
-    pad_token_id = of_the_decoder("pad_token_id", "Token that fills up the shorter rows of a batch.")
-    bos_token_id = of_the_decoder("bos_token_id", "Token that begins a sequence.")
-    eos_token_id = of_the_decoder("eos_token_id", "Token, or tokens, that end a sequence.")
-    use_cache = of_the_decoder("use_cache", "Whether the decoder keeps keys and values if the caller does not say.")
+    pad_token_id = of_the("decoder", "pad_token_id", "Token that fills up the shorter rows of a batch.")
+    bos_token_id = of_the("decoder", "bos_token_id", "Token that begins a sequence.")
+    eos_token_id = of_the("decoder", "eos_token_id", "Token, or tokens, that end a sequence.")
+    use_cache = of_the("decoder", "use_cache", "Whether the decoder keeps keys and values if the caller does not say.")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library; if the code is saved too, with everything that the Auto classes and `pipeline` look up.
@@ -327,7 +332,7 @@ class EncDecSLMConfig(PreTrainedConfig):
         # readers of the JSON look for the tokens here
         output |= {name: getattr(self, name) for name in OF_THE_DECODER if name.endswith("_token_id")}
         if self._auto_class is not None:
-            output |= {"auto_map": dict(REMOTE_CODE), "custom_pipelines": REMOTE_PIPELINES}
+            output |= {"auto_map": dict(self.remote_code), "custom_pipelines": REMOTE_PIPELINES}
         return output
 
     def validate_architecture(self) -> None:

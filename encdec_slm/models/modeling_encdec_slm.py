@@ -359,10 +359,11 @@ class EncDecSLMEncoder(EncDecSLMPreTrainedModel):
 @auto_docstring
 class EncDecSLMModel(EncDecSLMPreTrainedModel):
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+    _encoder_class: type[EncDecSLMEncoderStack] = EncDecSLMEncoderStack
 
     def __init__(self, config: EncDecSLMConfig) -> None:
         super().__init__(config)
-        self.encoder = EncDecSLMEncoderStack(config.encoder)
+        self.encoder = self._encoder_class(config.encoder)
         self.decoder = EncDecSLMDecoderStack(config.decoder)
         # CODEPATH: halves of different width, as a wide encoder before a narrow decoder, cannot share an embedding
         if config.encoder.hidden_size != config.decoder.hidden_size:
@@ -450,10 +451,11 @@ def _ship_with_checkpoint() -> type:
 class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _model_class: type[EncDecSLMModel] = EncDecSLMModel
 
     def __init__(self, config: EncDecSLMConfig) -> None:
         super().__init__(config)
-        self.model = EncDecSLMModel(config)
+        self.model = self._model_class(config)
         self.lm_head = nn.Linear(config.decoder.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         # CODEPATH: halves of different width; the head then shares the decoder's embedding
         if config.encoder.hidden_size != config.decoder.hidden_size:
