@@ -1,15 +1,30 @@
 """The one place that tells Transformers about our classes: Auto classes, remote code, the pipeline registry."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForTextEncoding, pipelines
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTextEncoding,
+    AutoProcessor,
+    pipelines,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
+from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
 from encdec_slm.models.modeling_encdec_slm import (
     EncDecSLMEncoder,
     EncDecSLMForConditionalGeneration,
     EncDecSLMModel,
 )
+from encdec_slm.models.modeling_encdec_slm_vision import (
+    EncDecSLMVisionForConditionalGeneration,
+    EncDecSLMVisionModel,
+)
 from encdec_slm.models.pipeline_encdec_slm import Text2TextGenerationPipeline
+from encdec_slm.models.processing_encdec_slm_vision import EncDecSLMVisionProcessor
 
 
 TEXT2TEXT_TASK = "text2text-generation"
@@ -29,7 +44,31 @@ def register() -> None:
     ):
         auto_class.register(EncDecSLMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)
+    register_vision()
     register_text2text_pipeline()
+
+
+def register_vision() -> None:
+    """Makes the Auto classes know the vision model.
+
+    It answers texts without images too, so that `AutoModelForSeq2SeqLM` has it, as it has T5Gemma 2. Its image
+    processor is one of the library's, which `AutoImageProcessor` finds by its name.
+    """
+    AutoConfig.register(EncDecSLMVisionConfig.model_type, EncDecSLMVisionConfig, exist_ok=True)
+    EncDecSLMVisionConfig.register_for_auto_class()
+    for auto_class, model_class in (
+        (AutoModel, EncDecSLMVisionModel),
+        (AutoModelForSeq2SeqLM, EncDecSLMVisionForConditionalGeneration),
+        (AutoModelForImageTextToText, EncDecSLMVisionForConditionalGeneration),
+    ):
+        auto_class.register(EncDecSLMVisionConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)
+    AutoProcessor.register(EncDecSLMVisionConfig, EncDecSLMVisionProcessor, exist_ok=True)
+    EncDecSLMVisionProcessor.register_for_auto_class()
+    # `pipeline("image-text-to-text")` logs an error for classes that are not in this table
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[EncDecSLMVisionConfig.model_type] = (
+        EncDecSLMVisionForConditionalGeneration.__name__
+    )
 
 
 def register_text2text_pipeline() -> None:

@@ -76,13 +76,17 @@ class ModelTester:
 
     def row(self, length: int) -> Inputs:
         """Returns the random input of one example."""
+        return self.words(length)
+
+    def words(self, length: int) -> Inputs:
+        """Returns random words as the input of one example."""
         input_ids = torch.randint(FIRST_WORD, VOCAB_SIZE, (1, length))
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
     def batch(self, rows: list[Inputs], padding_side: str = "right") -> Inputs:
         """Returns several rows as one batch, padded with random words that only the mask tells from the input."""
         longest = max(row["input_ids"].shape[1] for row in rows)
-        padded = [self.row(longest) for _ in rows]
+        padded = [self.words(longest) for _ in rows]
         for target, row in zip(padded, rows, strict=True):
             length = row["input_ids"].shape[1]
             place = slice(longest - length, None) if padding_side == "left" else slice(0, length)

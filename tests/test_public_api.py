@@ -43,9 +43,15 @@ def test_import_is_silent_and_loads_what_the_library_s_own_models_load(tmp_path)
         "encdec_slm.registration",
         "encdec_slm.models",
         "encdec_slm.models.configuration_encdec_slm",
+        "encdec_slm.models.configuration_encdec_slm_vision",
+        "encdec_slm.models.image_reading_encdec_slm",
+        "encdec_slm.models.image_tokens_encdec_slm",
         "encdec_slm.models.modeling_encdec_slm",
         "encdec_slm.models.modeling_encdec_slm_layers",
+        "encdec_slm.models.modeling_encdec_slm_vision",
+        "encdec_slm.models.modeling_encdec_slm_vision_layers",
         "encdec_slm.models.pipeline_encdec_slm",
+        "encdec_slm.models.processing_encdec_slm_vision",
     }
     # of the others: those parts of Transformers that every model with `generate` imports, and no package more
     assert {name.split(".")[0] for name in loaded - library - ours} <= {"transformers"}

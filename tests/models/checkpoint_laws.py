@@ -212,6 +212,9 @@ class CheckpointLaws:
     def test_initial_weights_have_the_stated_spread(self, tester):
         model = tester.model_class(tester.config(initializer_range=0.07))
         for name, module in model.named_modules():
+            # it is of the library, with a spread of its own
+            if "vision_tower" in name:
+                continue
             if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
                 assert module.weight.std().item() == pytest.approx(0.07, rel=0.15), name
             if getattr(module, "bias", None) is not None:
