@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from encdec_slm.benchmarks.report import processor_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -57,7 +59,10 @@ class Parts:
 
 def machine(device: torch.device, threads: int) -> str:
     """What the times were taken on."""
-    where = f"{threads} CPU thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        where = f"{processor_name()}, {threads} thread(s)"
+    else:
+        where = torch.cuda.get_device_name(device)
     return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
