@@ -6,13 +6,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := .cache/lowest
+SPACE := .cache/space/env
 # as in pyproject.toml
 LOWEST_TRANSFORMERS := 5.4.0
 DEMO_FOLDER ?= outputs/spelling_to_sound
 # one thread a worker: the models of the tests are too small for more
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# prints what makes the packages of .venv and the project itself visible in another environment, behind its own
+ALL_ELSE := $(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")'
+SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 
-.PHONY: help install demo start results test test-all test-peer test-lowest check lint types mlinter format bench clean
+.PHONY: help install demo start results cards space test test-all test-peer test-lowest test-space check lint types mlinter \
+  format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+DEMO := $(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER)
 demo: $(INSTALLED)  ## Train a teacher on real data, distil it, compare, save and use the result (ten minutes on two cores)
-	$(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER) --overwrite
+	$(DEMO) --overwrite
 
 START := $(BIN)/python examples/start_from_decoder_only.py
 DOCSTRINGS := --task docstrings
@@ -46,6 +52,26 @@ results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLD
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
 
+cards: $(INSTALLED)  ## Render the model cards from the records in model_cards
+	$(BIN)/python model_cards/render.py
+
+# as the demo leaves it, made where it is missing
+$(DEMO_FOLDER)/comparison.json: | $(INSTALLED)
+	$(DEMO)
+
+space: $(SPACE)/.installed $(DEMO_FOLDER)/comparison.json  ## Serve a page that asks the demo's student and teacher, with clocks
+	$(SPACE)/bin/python examples/space/app.py --model $(DEMO_FOLDER) --peer $(DEMO_FOLDER)/teacher \
+	  --peer-template '{source}<s>' --max-new-tokens 32 --examples zygote zyzzyva Quidditch
+
+# an environment of its own for Gradio and what it needs; all else is the usual environment's
+$(SPACE)/.installed: constraints.txt examples/space/constraints.txt | $(INSTALLED)
+	test -x $(SPACE)/bin/python || $(PYTHON) -m venv $(SPACE)
+	sed '/^pillow==/d' constraints.txt > $(SPACE)/constraints.txt
+	$(SPACE)/bin/python -m pip install --quiet --constraint $(SPACE)/constraints.txt \
+	  --constraint examples/space/constraints.txt gradio selenium
+	$(ALL_ELSE) > $$($(SPACE)/bin/python $(SITE_PACKAGES))/all_else.pth
+	touch $@
+
 test: $(INSTALLED)  ## Run the tests: CPU, offline
 	$(TEST)
 
@@ -60,9 +86,11 @@ test-peer: $(INSTALLED)  ## Run Transformers' own common tests, from its source 
 test-lowest: $(INSTALLED)  ## Run the model tests on the lowest supported Transformers
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet 'transformers==$(LOWEST_TRANSFORMERS)'
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")' \
-	  > $$($(LOWEST)/bin/python -c 'import site; print(site.getsitepackages()[0])')/all_else.pth
+	$(ALL_ELSE) > $$($(LOWEST)/bin/python $(SITE_PACKAGES))/all_else.pth
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 tests/models tests/test_remote_code.py
+
+test-space: $(SPACE)/.installed  ## Run the tests of the page in headless Chromium (apt-get install chromium chromium-driver)
+	OMP_NUM_THREADS=1 $(SPACE)/bin/python -m pytest tests/space
 
 check: lint types mlinter  ## Check style, types and the conventions of Transformers' models
 
@@ -84,9 +112,10 @@ format: $(INSTALLED)  ## Fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Compare decoding with Transformers' T5 of equal size (a quiet machine, ten minutes)
+bench: $(INSTALLED)  ## Compare decoding with T5, and images with a decoder-only model (a quiet machine, twenty minutes)
 	$(BIN)/python -m encdec_slm.benchmarks
 	$(BIN)/python -m encdec_slm.benchmarks --overhead --input-length 64 --new-tokens 64 --repeats 15
+	$(BIN)/python -m encdec_slm.benchmarks.vision --preset 330m --dtype bfloat16 --output examples/results/vision_benchmark.json
 
 clean:  ## Remove what the tools leave behind, but not .venv and not outputs
 	rm -rf build dist .cache .pytest_cache .ruff_cache .mypy_cache encdec_slm.egg-info
