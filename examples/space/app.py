@@ -75,10 +75,13 @@ def build_page(tabs: Sequence[Tab], turns: Turns, examples: Sequence[str] = ()) 
 
 
 def _build_tab(tab: Tab, turns: Turns, examples: Sequence[str]) -> None:
-    with gr.Row(equal_height=True):
-        question: list[Any] = [gr.Image(type="pil", label="Image", height=240)] if tab.takes_image else []
-        text = gr.Textbox(label="Text", lines=2, placeholder="What the models read", scale=4)
-        button = gr.Button("Answer", variant="primary", scale=1, min_width=120)
+    question: list[Any] = []
+    with gr.Row():
+        if tab.takes_image:
+            question = [gr.Image(type="pil", label="Image", height=240)]
+        text = gr.Textbox(label="Text", lines=8 if tab.takes_image else 2, placeholder="What the models read", scale=2)
+    with gr.Row():
+        button = gr.Button("Answer", variant="primary", scale=0, min_width=160)
     if examples:
         gr.Examples([[example] for example in examples], inputs=text, label="To try")
     shown: list[Any] = []
@@ -86,7 +89,9 @@ def _build_tab(tab: Tab, turns: Turns, examples: Sequence[str]) -> None:
         for respondent in tab.respondents:
             with gr.Column():
                 gr.Markdown(f"**{respondent.name}** \u00b7 {respondent.kind}")
-                shown += [gr.Textbox(label="Answer", lines=4, interactive=False), gr.HTML(clocks(None))]
+                # above the answers, which may differ in length
+                readings = gr.HTML(clocks(None))
+                shown += [gr.Textbox(label="Answer", lines=4, interactive=False), readings]
     gr.on(
         [button.click, text.submit],
         partial(ask, turns, tab.respondents),
@@ -191,7 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
-    tabs, turns = load_tabs(arguments), Turns()
+    try:
+        tabs = load_tabs(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"app.py: error: {error}")
+    turns = Turns()
     for tab in tabs:
         tab.warm_up(turns)
     build_page(tabs, turns, arguments.examples).launch(
@@ -202,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_file_size="10mb",
         theme=gr.themes.Default(font=FONT, font_mono=("ui-monospace", "monospace")),
         css=CSS,
-        footer_links=["gradio"],
+        footer_links=[],
     )
 
 

@@ -64,7 +64,7 @@ class Respondent:
     def kind(self) -> str:
         """What the model is, for a reader: architecture and size."""
         architecture = "encoder-decoder" if self.model.config.is_encoder_decoder else "decoder-only"
-        return f"{architecture}, {self.model.num_parameters() / 1e6:,.1f}M parameters"
+        return f"{architecture}, {self.model.num_parameters():,} parameters"
 
     def inputs(self, question: Question) -> Inputs:
         """Returns what `generate` takes to answer a question, a batch of one.
