@@ -1,6 +1,7 @@
 """What a vision-text encoder-decoder is made of: the text model's two halves, the encoder with a vision tower."""
 
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
@@ -227,7 +228,7 @@ def _tower_config(values: dict[str, Any]) -> PreTrainedConfig:
 
 def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """Returns the names of a configuration's fields that not every configuration of the library has."""
-    return config_class.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
 
 
 @auto_docstring(checkpoint="encdec-slm/vision")
