@@ -25,11 +25,6 @@ def tensor(shape, begin, end, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint(tmp_path_factory.mktemp("files") / "saved", tiny_tokenizer)
-
-
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of a whole checkpoint, to be spoilt."""

@@ -124,9 +124,8 @@ def used(published, hub, batch, tmp_path_factory):
 
 
 @pytest.fixture
-def here(hub, published, tmp_path, monkeypatch):
+def here(hub, published, tmp_path):
     """This process, connected to the hub with what was published."""
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     with hub.connected(tmp_path):
         yield
 

@@ -10,7 +10,6 @@ from checkpoint_tester import commit, file_bytes, head, logits, save_checkpoint
 from foreign_models import t5
 from huggingface_hub import constants
 from local_hub import LocalHub
-from model_tester import ModelTester
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from encdec_slm import EncDecSLMForConditionalGeneration, EncDecSLMModel
@@ -23,32 +22,9 @@ from encdec_slm.hub.load import load
 REPO = "tester/model"
 
 
-@pytest.fixture(autouse=True)
-def _no_other_hub(monkeypatch):
-    # the library keeps a client, which may be that of the hub of another test
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint(tmp_path_factory.mktemp("load") / "saved", tiny_tokenizer)
-
-
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
-
-
-@pytest.fixture
-def repository(local_hub, saved):
-    local_hub.add_repository(REPO, file_bytes(saved))
-    return local_hub
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    torch.manual_seed(0)
-    return {**ModelTester().inputs(), "decoder_input_ids": ModelTester().targets()}
 
 
 def test_a_repository_is_loaded_as_by_from_pretrained(repository, inputs, tiny_tokenizer):
@@ -209,8 +185,8 @@ def test_the_token_opens_private_repositories_and_is_told_to_nobody(saved, tmp_p
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
         caplog.set_level(logging.DEBUG, logger=name)
     said = []
-    with LocalHub(token=token) as hub, hub.connected(tmp_path):
-        monkeypatch.delenv("HF_TOKEN")
+    with LocalHub(token=token) as hub, hub.connected(tmp_path), monkeypatch.context() as patch:
+        patch.delenv("HF_TOKEN")
         hub.add_repository(REPO, file_bytes(saved), private=True)
         for name, wrong in ((REPO, None), (REPO, f"{token[:-1]}X"), ("tester/nothing", token)):
             with pytest.raises(OSError, match=r"40[14]") as refused:

@@ -4,9 +4,8 @@ import shutil
 
 import pytest
 import torch
-from checkpoint_tester import commit, edit_json, file_bytes, head, logits, save_checkpoint
+from checkpoint_tester import commit, edit_json, file_bytes, head, logits
 from huggingface_hub import constants
-from model_tester import ModelTester
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSeq2SeqLM
 
@@ -14,29 +13,6 @@ from encdec_slm.hub.load import load
 
 
 REPO = "tester/model"
-
-
-@pytest.fixture(autouse=True)
-def _no_other_hub(monkeypatch):
-    # the library keeps a client, which may be that of the hub of another test
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint(tmp_path_factory.mktemp("load") / "saved", tiny_tokenizer)
-
-
-@pytest.fixture
-def repository(local_hub, saved):
-    local_hub.add_repository(REPO, file_bytes(saved))
-    return local_hub
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    torch.manual_seed(0)
-    return {**ModelTester().inputs(), "decoder_input_ids": ModelTester().targets()}
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,11 @@ from checkpoint_tester import (
     FOREIGN_AUTO_MAP,
     commit,
     edit_json,
-    file_bytes,
     foreign_code,
     foreign_repository,
     head,
     logits,
-    save_checkpoint,
 )
-from model_tester import ModelTester
 from transformers import dynamic_module_utils
 
 from encdec_slm import EncDecSLMForConditionalGeneration
@@ -27,23 +24,6 @@ from encdec_slm.hub.load import load
 
 
 REPO = "tester/model"
-
-
-@pytest.fixture(autouse=True)
-def _no_other_hub(monkeypatch):
-    # the library keeps a client, which may be that of the hub of another test
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint(tmp_path_factory.mktemp("load") / "saved", tiny_tokenizer)
-
-
-@pytest.fixture
-def repository(local_hub, saved):
-    local_hub.add_repository(REPO, file_bytes(saved))
-    return local_hub
 
 
 @pytest.fixture
@@ -60,12 +40,6 @@ def modules_cache(tmp_path_factory):
 @pytest.fixture
 def remote_code(modules_cache, monkeypatch):
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(modules_cache))
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    torch.manual_seed(0)
-    return {**ModelTester().inputs(), "decoder_input_ids": ModelTester().targets()}
 
 
 def test_installed_classes_run_and_the_code_beside_them_does_not(folder, tmp_path, inputs, saved):
