@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ class Contestant:
 
     Attributes:
         name: What the table calls it.
-        model: Any sequence-to-sequence model.
-        generate_arguments: What `generate` gets besides the input, such as `{"use_cache": False}`.
+        model: Any model that generates.
+        generate_arguments: What `generate` gets besides what all contestants get, such as `{"use_cache": False}`.
     """
 
     name: str
@@ -63,47 +63,58 @@ class Measurement:
 def measure(
     contestants: list[Contestant], *, input_length: int, new_tokens: int, repeats: int, report: Callable[[str], None]
 ) -> list[Measurement]:
-    """Lets the contestants generate in turns, A B C A B C ..., one sequence greedily, after a warm-up each.
+    """Lets sequence-to-sequence models answer one random input in turns, after a warm-up each.
 
     Args:
-        contestants: The models. All get the same random input and write the same number of tokens.
+        contestants: The models. All get the same input and write the same number of tokens.
         input_length: Tokens that the encoder reads.
         new_tokens: Tokens that the decoder writes, at least 2.
         repeats: Turns. The medians of so many calls are compared.
         report: Called with a line for each turn.
     """
-    clock = TokenClock()
     vocab_size = min(contestant.model.config.get_text_config(decoder=True).vocab_size for contestant in contestants)
     input_ids = torch.randint(3, vocab_size, (1, input_length), generator=torch.Generator().manual_seed(0))
-    for contestant in contestants:
-        _generate(contestant, input_ids, 2, clock)
-    latencies: dict[str, list[tuple[Latency, ...]]] = {contestant.name: [] for contestant in contestants}
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    asked = [replace(one, generate_arguments={**inputs, **one.generate_arguments}) for one in contestants]
+    for contestant in asked:
+        answer(contestant, 2)
+    return take_turns(asked, new_tokens=new_tokens, repeats=repeats, report=report)
+
+
+def take_turns(
+    contestants: list[Contestant], *, new_tokens: int, repeats: int, report: Callable[[str], None]
+) -> list[Measurement]:
+    """Lets the contestants generate in turns, A B C A B C ..., greedily. They should have answered once before.
+
+    Args:
+        contestants: The models, each with its input.
+        new_tokens: Tokens that each of them writes, at least 2.
+        repeats: Turns. The medians of so many calls are compared.
+        report: Called with a line for each turn.
+    """
+    clock = TokenClock()
+    latencies: list[list[tuple[Latency, ...]]] = [[] for _ in contestants]
     for repeat in range(repeats):
-        for contestant in contestants:
-            latencies[contestant.name].append(_generate(contestant, input_ids, new_tokens, clock))
+        for calls, contestant in zip(latencies, contestants, strict=True):
+            calls.append(clock.time(lambda streamer, one=contestant: answer(one, new_tokens, streamer=streamer)))
         report(f"turn {repeat + 1} of {repeats}")
     return [
         Measurement(
             name=contestant.name,
             parameters=contestant.model.num_parameters(),
-            wall=tuple(wall for wall, _ in latencies[contestant.name]),
-            processor=tuple(processor for _, processor in latencies[contestant.name]),
+            wall=tuple(wall for wall, _ in calls),
+            processor=tuple(processor for _, processor in calls),
         )
-        for contestant in contestants
+        for calls, contestant in zip(latencies, contestants, strict=True)
     ]
 
 
-def _generate(
-    contestant: Contestant, input_ids: torch.Tensor, new_tokens: int, clock: TokenClock
-) -> tuple[Latency, ...]:
-    return clock.time(
-        lambda streamer: contestant.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            streamer=streamer,
-            **contestant.generate_arguments,
-        )
+def answer(contestant: Contestant, new_tokens: int, **arguments: object) -> Any:
+    """Returns what `generate` returns for exactly so many tokens, chosen greedily."""
+    return contestant.model.generate(
+        min_new_tokens=new_tokens,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        **contestant.generate_arguments,
+        **arguments,
     )

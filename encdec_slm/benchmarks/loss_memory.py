@@ -2,42 +2,17 @@
 
     python -m encdec_slm.benchmarks.loss_memory --batch-size 8 --target-length 256 --vocab-size 32000
 
-Counted are the bytes that are allocated while loss and gradient are computed, at their peak: by the allocator of the
-CPU or of the GPU, not by the operating system, so that the numbers are the same in every run.
+Counted are the bytes that are allocated while loss and gradient are computed, at their peak (`memory.py`).
 """
 
 import argparse
-import json
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from encdec_slm.benchmarks.memory import peak_bytes
 from encdec_slm.distillation import LazyLogits, Objective, distillation_loss
-
-
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Returns by how many bytes the allocated memory grows at most while something runs."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder, "trace.json")
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    grown, peak = 0, 0
-    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        grown += event["args"]["Bytes"]
-        peak = max(peak, grown)
-    return peak
 
 
 def naive_loss(student: LazyLogits, teacher: LazyLogits, labels: torch.Tensor, *, alpha: float) -> torch.Tensor:

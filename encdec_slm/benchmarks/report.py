@@ -1,6 +1,7 @@
 """Measurements as a Markdown table and as JSON, with the conditions that they were made under."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,13 @@ def table(measurements: list[Measurement]) -> str:
     return "\n".join(rows)
 
 
-def record(measurements: list[Measurement], settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns everything measured, call by call, with its settings and conditions, for JSON."""
+def record(measurements: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns everything measured, call by call, with its settings and conditions, for JSON.
+
+    Args:
+        measurements: Dataclasses of numbers and texts.
+        settings: What the measurement was asked for.
+    """
     return {
         "settings": settings,
         "conditions": conditions(),

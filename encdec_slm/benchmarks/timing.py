@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from torch import nn
 from transformers.generation.streamers import BaseStreamer
 
 
 Clock = Callable[[], float]
+WALL_AND_PROCESSOR: tuple[Clock, ...] = (time.perf_counter, time.process_time)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class TokenClock(BaseStreamer):
             something else held the processor: on one thread and an idle machine both run alike.
     """
 
-    def __init__(self, clocks: tuple[Clock, ...] = (time.perf_counter, time.process_time)) -> None:
+    def __init__(self, clocks: tuple[Clock, ...] = WALL_AND_PROCESSOR) -> None:
         self.clocks = clocks
         self.readings: list[tuple[float, ...]] = []
 
@@ -64,3 +67,39 @@ class TokenClock(BaseStreamer):
             )
             for begin, first, last in zip(start, tokens[0], tokens[-1], strict=True)
         )
+
+
+class ModuleClock:
+    """Reads clocks before and after every call of a module, while it is entered.
+
+    Args:
+        module: A part of a model.
+        clocks: Functions that return seconds; wall clock and processor time if not given.
+    """
+
+    def __init__(self, module: nn.Module, clocks: tuple[Clock, ...] = WALL_AND_PROCESSOR) -> None:
+        self.module = module
+        self.clocks = clocks
+        self.readings: list[tuple[float, ...]] = []
+
+    def _read(self, *args: Any) -> None:
+        self.readings.append(tuple(clock() for clock in self.clocks))
+
+    def __enter__(self) -> Self:
+        self._hooks = (
+            self.module.register_forward_pre_hook(self._read),
+            self.module.register_forward_hook(self._read),
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    @property
+    def seconds(self) -> list[tuple[float, ...]]:
+        """Seconds of each call, by each clock."""
+        return [
+            tuple(after - before for before, after in zip(*call, strict=True))
+            for call in zip(self.readings[::2], self.readings[1::2], strict=True)
+        ]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from encdec_slm.benchmarks.timing import TokenClock
+from encdec_slm.benchmarks.timing import ModuleClock, TokenClock
 
 
 def test_latencies_of_a_clock_moved_by_hand():
@@ -30,3 +30,12 @@ def test_clock_reads_once_for_every_generated_token(tiny_model):
     tokens = tiny_model.generate(torch.tensor([[5, 6]]), min_new_tokens=7, max_new_tokens=7, streamer=clock)
     # the decoder's start token and seven more
     assert len(clock.readings) == tokens.shape[1] == 8
+
+
+def test_seconds_of_a_part_by_a_clock_moved_by_hand():
+    part, clock = torch.nn.Identity(), iter([1.0, 4.0, 5.0, 5.5]).__next__
+    with ModuleClock(part, clocks=(clock,)) as seconds:
+        part(1), part(2)
+    # nobody reads the clock any more
+    part(3)
+    assert seconds.seconds == [(3.0,), (0.5,)]
