@@ -10,14 +10,15 @@ SPACE := .cache/space/env
 # as in pyproject.toml
 LOWEST_TRANSFORMERS := 5.4.0
 DEMO_FOLDER ?= outputs/spelling_to_sound
+DEMO_VISION_FOLDER ?= outputs/picture_questions
 # one thread a worker: the models of the tests are too small for more
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # prints what makes the packages of .venv and the project itself visible in another environment, behind its own
 ALL_ELSE := $(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")'
 SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 
-.PHONY: help install demo start results cards space test test-all test-peer test-lowest test-space check lint types mlinter \
-  format bench clean
+.PHONY: help install demo demo-vision start results results-vision cards space test test-all test-peer test-lowest \
+  test-space check lint types mlinter format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +33,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 DEMO := $(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER)
 demo: $(INSTALLED)  ## Train a teacher on real data, distil it, compare, save and use the result (ten minutes on two cores)
 	$(DEMO) --overwrite
+
+demo-vision: $(INSTALLED)  ## Teach a model to see: emoji and charts, projector first (ten minutes on two cores)
+	$(BIN)/python examples/picture_questions.py --output_dir $(DEMO_VISION_FOLDER) --overwrite
 
 START := $(BIN)/python examples/start_from_decoder_only.py
 DOCSTRINGS := --task docstrings
@@ -51,6 +55,9 @@ results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLD
 	$(BIN)/python examples/distillation_results.py --task docstrings
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
+
+results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (two hours)
+	$(BIN)/python examples/picture_budgets.py
 
 cards: $(INSTALLED)  ## Render the model cards from the records in model_cards
 	$(BIN)/python model_cards/render.py
@@ -115,7 +122,7 @@ format: $(INSTALLED)  ## Fix style
 bench: $(INSTALLED)  ## Compare decoding with T5, and images with a decoder-only model (a quiet machine, twenty minutes)
 	$(BIN)/python -m encdec_slm.benchmarks
 	$(BIN)/python -m encdec_slm.benchmarks --overhead --input-length 64 --new-tokens 64 --repeats 15
-	$(BIN)/python -m encdec_slm.benchmarks.vision --preset 330m --dtype bfloat16 --output examples/results/vision_benchmark.json
+	$(BIN)/python -m encdec_slm.benchmarks.vision --preset 330m --output examples/results/vision_benchmark.json
 
 clean:  ## Remove what the tools leave behind, but not .venv and not outputs
 	rm -rf build dist .cache .pytest_cache .ruff_cache .mypy_cache encdec_slm.egg-info
