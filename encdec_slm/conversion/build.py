@@ -10,15 +10,24 @@ from encdec_slm.models.modeling_encdec_slm import EncDecSLMForConditionalGenerat
 
 
 def build_model(
-    config: EncDecSLMConfig, state_dict: dict[str, torch.Tensor], dtype: torch.dtype
+    config: EncDecSLMConfig,
+    state_dict: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    model_class: type[EncDecSLMForConditionalGeneration] = EncDecSLMForConditionalGeneration,
 ) -> EncDecSLMForConditionalGeneration:
     """Returns the model on the CPU; its generation configuration has the token ids of `config` and nothing else.
+
+    Args:
+        config: Configuration of the model.
+        state_dict: Its tensors, by the names of its modules.
+        dtype: Of the weights.
+        model_class: Its class, that of the text model or one that adds to it.
 
     Raises:
         RuntimeError: If a tensor is missing, left over or of another shape.
     """
     # with its report the library returns a pair, which its annotation does not say
-    loaded: Any = EncDecSLMForConditionalGeneration.from_pretrained(
+    loaded: Any = model_class.from_pretrained(
         None, config=config, state_dict=state_dict, dtype=dtype, output_loading_info=True
     )
     model, report = loaded

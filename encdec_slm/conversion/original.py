@@ -67,12 +67,12 @@ def convert_original(
     """
     inputs = [path for path in (checkpoint, config, tokenizer) if path is not None]
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:
-        tensors, recorded = _read(checkpoint)
+        tensors, recorded = read_original_checkpoint(checkpoint)
         stated = _merge(recorded, {} if config is None else read_original_config(config))
         original = OriginalConfig.from_sources(stated, measure(tensors))
         loaded_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, original.vocab_size)
-        our_config = _to_our_config(original, loaded_tokenizer)
-        model = build_model(our_config, _to_our_state_dict(tensors, original), _widest_dtype(tensors))
+        our_config = to_our_config(original, loaded_tokenizer)
+        model = build_model(our_config, to_our_state_dict(tensors, original), widest_dtype(tensors))
         model.save_pretrained(folder)
         if loaded_tokenizer is not None:
             pad_like_the_model(loaded_tokenizer, original.pad_token_id)
@@ -80,7 +80,13 @@ def convert_original(
     return Path(output)
 
 
-def _read(path: str | PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_original_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns the tensors of a file of the original by their names, and the configuration that it holds beside them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else, or asks for more than tensors and plain values.
+    """
     checkpoint = read_checkpoint_file(path)
     recorded: dict[str, Any] = {}
     tensors = checkpoint
@@ -108,7 +114,14 @@ def _merge(recorded: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, 
     return {**recorded, **stated}
 
 
-def _to_our_config(original: OriginalConfig, tokenizer: PreTrainedTokenizerBase | None) -> EncDecSLMConfig:
+def to_our_config(
+    original: OriginalConfig, tokenizer: PreTrainedTokenizerBase | None, *, lm_head_bias: bool = False
+) -> EncDecSLMConfig:
+    """Returns our configuration of the original's text model, or of the text half of its vision model.
+
+    Raises:
+        ValueError: If the original and the tokenizer have other ids for a special token, or no token ends an output.
+    """
     stack = {
         "vocab_size": original.vocab_size,
         "hidden_size": original.n_embd,
@@ -138,7 +151,7 @@ def _to_our_config(original: OriginalConfig, tokenizer: PreTrainedTokenizerBase 
         decoder={**stack, "num_hidden_layers": original.n_decoder_layer},
         **special_tokens,
         tie_word_embeddings=True,
-        lm_head_bias=False,
+        lm_head_bias=lm_head_bias,
         initializer_range=0.02,
     )
 
@@ -163,11 +176,13 @@ def _sequence_token_ids(original: OriginalConfig, tokenizer: PreTrainedTokenizer
     return bos_token_id, eos_token_id
 
 
-def _widest_dtype(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+def widest_dtype(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Returns a dtype that holds every one of the tensors without loss."""
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
 
 
-def _to_our_state_dict(tensors: Mapping[str, torch.Tensor], original: OriginalConfig) -> dict[str, torch.Tensor]:
+def to_our_state_dict(tensors: Mapping[str, torch.Tensor], original: OriginalConfig) -> dict[str, torch.Tensor]:
+    """Returns the text model's tensors by our names, in our order of heads."""
     layout = original_layout(original.n_encoder_layer, original.n_decoder_layer)
     rows: dict[str, list[torch.Tensor]] = {}
     for name, slot in layout.items():
