@@ -72,7 +72,30 @@ def _add_convert(commands: Any) -> None:
     original.add_argument("--tokenizer", metavar="DIR", help="folder of the tokenizer, saved with the model")
     _add_overwrite(original)
     original.set_defaults(run=_convert_original)
+    _add_convert_original_vision(sources)
     _add_convert_decoder_only(sources)
+
+
+def _add_convert_original_vision(sources: Any) -> None:
+    convert = sources.add_parser(
+        "original-vision",
+        help="a vision checkpoint of microsoft/encoder-decoder-slm",
+        description="Converts a vision checkpoint of microsoft/encoder-decoder-slm into a folder that "
+        "AutoModelForImageTextToText.from_pretrained and AutoProcessor.from_pretrained load.",
+    )
+    convert.add_argument("folder", metavar="FOLDER", help="with config.json and pytorch_model.bin")
+    convert.add_argument("output", metavar="OUT", help="the folder to write")
+    convert.add_argument(
+        "--vision-tower",
+        metavar="DIR",
+        help="folder of the CLIP tower: its configuration, that of its image processor, and weights if FOLDER has "
+        "none of it (default: FOLDER/vision_tower, or else CLIP ViT-L/14 at 336 pixels)",
+    )
+    convert.add_argument(
+        "--tokenizer", metavar="DIR", help="folder of the tokenizer, which is given <image> (default: FOLDER's)"
+    )
+    _add_overwrite(convert)
+    convert.set_defaults(run=_convert_original_vision)
 
 
 def _add_convert_decoder_only(sources: Any) -> None:
@@ -197,6 +220,19 @@ def _convert_original(arguments: argparse.Namespace) -> None:
         arguments.checkpoint,
         arguments.output,
         config=arguments.config,
+        tokenizer=arguments.tokenizer,
+        overwrite=arguments.overwrite,
+    )
+    print(f"wrote {folder}")
+
+
+def _convert_original_vision(arguments: argparse.Namespace) -> None:
+    from encdec_slm.conversion import convert_original_vision
+
+    folder = convert_original_vision(
+        arguments.folder,
+        arguments.output,
+        vision_tower=arguments.vision_tower,
         tokenizer=arguments.tokenizer,
         overwrite=arguments.overwrite,
     )

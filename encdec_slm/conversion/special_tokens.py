@@ -63,6 +63,23 @@ def smallest_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
+def add_image_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int, token: str) -> int:
+    """Returns the id of the token that stands for an image, which the tokenizer is given if it has none.
+
+    Raises:
+        ValueError: If the model has no embedding left for it.
+    """
+    if token not in tokenizer.get_vocab():
+        tokenizer.add_tokens([token], special_tokens=True)
+    token_id = tokenizer.get_vocab()[token]
+    if token_id >= vocab_size:
+        raise ValueError(
+            f"the tokenizer in {tokenizer.name_or_path} has no {token!r}, and the model has no embedding left for it: "
+            f"its {vocab_size} are all taken. Rename a token of the tokenizer that no text needs to {token!r}"
+        )
+    return token_id
+
+
 def agree_on_token_id(name: str, stated: int | None, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Returns the id that is stated for the special token `name`, or else the tokenizer's.
 

@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 from original_variants import contents, load_variant
+from original_vision_variants import TINY
 
 from encdec_slm.conversion import convert_original
 
@@ -36,3 +38,9 @@ def write_json(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def vision_folder(tmp_path):
+    """A folder of the original's vision model, to be changed."""
+    return shutil.copytree(TINY, tmp_path / "original")
