@@ -17,12 +17,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from encdec_slm.hub import folder_outputs as script
+from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
 
 
 # All that the process is given of the environment: enough to find its libraries and to compute alike. No token is.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LANG", "LC_ALL")
 ENVIRONMENT_PREFIXES = ("OMP_", "MKL_", "KMP_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_")
 LONGEST_ERROR = 600
+# height, width and channels: neither square nor of any tower's size
+PROBE_IMAGE = (90, 130, 3)
 
 
 def check_in_clean_process(
@@ -55,7 +58,7 @@ def check_in_clean_process(
 
 
 def probe_inputs(folder: Path) -> dict[str, torch.Tensor]:
-    """Returns random input for the model in a folder: two rows, one of them padded; always the same."""
+    """Returns random input for the model in a folder, always the same: two rows, one of them padded, and an image."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     vocab_size = config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -64,7 +67,12 @@ def probe_inputs(folder: Path) -> dict[str, torch.Tensor]:
     )
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 5:] = 0
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids}
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids}
+    if isinstance(config, EncDecSLMVisionConfig) and config.image_token_id is not None:
+        # these rows have no image
+        input_ids[input_ids == config.image_token_id] = (config.image_token_id + 1) % vocab_size
+        inputs["image"] = torch.randint(256, PROBE_IMAGE, generator=generator, dtype=torch.uint8, device="cpu")
+    return inputs
 
 
 def _outputs_in_clean_process(

@@ -21,7 +21,7 @@ CONFIG_FILES = ("config.json", "tokenizer_config.json", "*processor_config.json"
 CUSTOM_GENERATE = "custom_generate/generate.py"
 # Transformers looks for a class in one flat folder, its own or that of another repository
 CLASS_REFERENCE = re.compile(
-    r"(?!.*--.*--)(?:(?P<repository>[\w.-]+(?:/[\w.-]+)?)--)?(?P<module>[A-Za-z_]\w*)\.[A-Za-z_]\w*"
+    r"(?!.*--.*--)(?:(?P<repository>[\w.-]+(?:/[\w.-]+)?)--)?(?P<module>[A-Za-z_]\w*)\.(?P<class_name>[A-Za-z_]\w*)"
 )
 INSTALLED = Path(encdec_slm.models.__file__).parent
 
@@ -49,12 +49,14 @@ class CodeReference:
         named_by: The configuration file.
         key: What it is loaded for: an Auto class, or `custom_pipelines`.
         module: Its file, without the suffix.
+        class_name: Its name in that file.
         repository: Where the file lies, if not beside the configuration file.
     """
 
     named_by: str
     key: str
     module: str
+    class_name: str
     repository: str | None = None
 
 
@@ -94,7 +96,7 @@ def code_references(folder: Path) -> tuple[CodeReference, ...]:
                     f"{path} names the class {name!r} for {key}, which is not of the form module.Class or "
                     "owner/repository--module.Class: nothing else can be loaded safely"
                 )
-            references[CodeReference(path.name, key, match["module"], match["repository"])] = None
+            references[CodeReference(path.name, key, match["module"], match["class_name"], match["repository"])] = None
     return tuple(references)
 
 

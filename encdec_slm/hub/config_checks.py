@@ -97,7 +97,7 @@ def check_adapter(config: Mapping[str, Any], shapes: Shapes) -> None:
             "imported: load it by PEFT if you trust it"
         )
     largest = max((max(shape, default=1) for shape in shapes.values()), default=0)
-    for path, value in _entries({name: config.get(name) for name in ("r", "rank_pattern")}):
+    for path, value in _entries({name: config.get(name) for name in ("r", "rank_pattern", "layer_replication")}):
         if type(value) is int and value > largest:
             raise ValueError(
                 f"adapter_config.json says {path}={value}, but no side of a tensor of its weights exceeds {largest}"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from encdec_slm.hub.checkpoint import ADAPTER_CONFIG, CONFIG
 from encdec_slm.hub.checkpoint_files import (
@@ -42,6 +42,7 @@ ACCOMPANYING = (
     "vocab.txt",
     "merges.txt",
     "*.model",  # of sentencepiece
+    "*.spm",
     "*processor_config.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -86,7 +87,10 @@ class Contents:
 
 @contextmanager
 def staged(
-    model: Any, *, tokenizer: PreTrainedTokenizerBase | None = None, include: Iterable[str] = ()
+    model: Any,
+    *,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+    include: Iterable[str] = (),
 ) -> Iterator[Contents]:
     """Gives what is published of a model, in a temporary folder that others could load.
 
@@ -96,7 +100,7 @@ def staged(
 
     Args:
         model: A model folder, or a model or adapter object, which is saved first.
-        tokenizer: Tokenizer (or processor) that is saved with a model object; a folder has its own.
+        processing_class: Tokenizer or processor that is saved with a model object; a folder has its own.
         include: Patterns of further files, such as `onnx/*`; `*` also matches slashes.
 
     Yields:
@@ -108,21 +112,21 @@ def staged(
     """
     with TemporaryDirectory(prefix="encdec-slm-push-") as name:
         room = Path(name)
-        source = _source(model, tokenizer, room / "saved")
+        source = _source(model, processing_class, room / "saved")
         yield _stage(source, room / "folder", tuple(include))
 
 
-def _source(model: Any, tokenizer: PreTrainedTokenizerBase | None, room: Path) -> Path:
+def _source(model: Any, processing_class: Any, room: Path) -> Path:
     if isinstance(model, str | os.PathLike):
         folder = Path(model).resolve()
         if not folder.is_dir():
             raise ValueError(f"there is no model folder {model}: name a folder that save_pretrained has written")
-        if tokenizer is not None:
-            raise ValueError(f"a tokenizer was given beside the folder {model}: save it there instead")
+        if processing_class is not None:
+            raise ValueError(f"a processing_class was given beside the folder {model}: save it there instead")
         return folder
     model.save_pretrained(room)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(room)
+    if processing_class is not None:
+        processing_class.save_pretrained(room)
     return room
 
 

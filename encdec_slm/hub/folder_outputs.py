@@ -9,11 +9,12 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
@@ -28,14 +29,16 @@ def folder_outputs(
 
     Args:
         folder: Folder of a model, or of an adapter.
-        inputs: `input_ids`, `attention_mask` and, for a model with a decoder, `decoder_input_ids`.
+        inputs: `input_ids`, `attention_mask`, for a model with a decoder `decoder_input_ids`, and for one that sees
+            an `image` as the processor in `folder` takes it.
         auto_class: Name of the Auto class that loads the model.
         base: Folder of the model that the adapter in `folder` is for.
         trust_remote_code: Whether the code in the folder is run; all of it is then imported.
 
     Returns:
         `output`, the first that the model gives (logits, or the states of a bare encoder), `generated` where the
-        model generates, and `tokens` of a probe text where there is a tokenizer.
+        model generates, and `tokens` of a probe text where there is a tokenizer. Of an image and that text what the
+        processor makes, and what the model makes of it, under names that begin with `image`.
 
     Raises:
         ValueError: If the folder lacks weights of its model.
@@ -54,15 +57,40 @@ def folder_outputs(
         model = PeftModel.from_pretrained(model, folder)
     model.eval()
     # a bare encoder takes no input of a decoder
-    taken = inspect.signature((model if base is None else model.get_base_model()).forward).parameters
-    with torch.no_grad():
-        outputs = {"output": model(**{name: value for name, value in inputs.items() if name in taken})[0]}
-    if model.can_generate():
-        prompt = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        outputs["generated"] = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
-    if (Path(folder) / "tokenizer_config.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    names = [*inspect.signature((model if base is None else model.get_base_model()).forward).parameters]
+    outputs = _model_outputs(model, names, inputs)
+    processing_class = _processing_class(Path(folder), trust_remote_code)
+    if processing_class is not None:
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
         outputs["tokens"] = torch.tensor(tokenizer(PROBE)["input_ids"])
+    if "image" in inputs and isinstance(processing_class, ProcessorMixin):
+        seen = dict(processing_class(**_image_and_text(processing_class, inputs["image"])))
+        made = _model_outputs(model, names, {**seen, "decoder_input_ids": inputs["decoder_input_ids"][:1]})
+        outputs |= {f"image {name}": value for name, value in (seen | made).items()}
+    return outputs
+
+
+def _processing_class(folder: Path, trust_remote_code: bool) -> Any:
+    if (folder / "processor_config.json").exists():
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if (folder / "tokenizer_config.json").exists():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return None
+
+
+def _image_and_text(processor: Any, image: torch.Tensor) -> dict[str, Any]:
+    return {"images": image.numpy(), "text": f"{processor.image_token}{PROBE}", "return_tensors": "pt"}
+
+
+def _model_outputs(model: Any, names: list[str], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns what a model makes of those inputs that it takes by these names."""
+    taken = {name: inputs[name] for name in names if name in inputs}
+    taken = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in taken.items()}
+    with torch.no_grad():
+        outputs = {"output": model(**taken)[0]}
+    if model.can_generate():
+        prompt = {name: value for name, value in taken.items() if name != "decoder_input_ids"}
+        outputs["generated"] = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
     return outputs
 
 

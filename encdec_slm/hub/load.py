@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.processing_auto import processor_class_from_name
 from transformers.utils import logging
 
 from encdec_slm.hub.checkpoint import CONFIG, Checkpoint, fetch_checkpoint
@@ -134,12 +135,19 @@ def _code_to_run(checkpoint: Checkpoint, *, of_model: bool) -> list[CodeReferenc
     return [
         reference
         for reference in checkpoint.code_references
-        if reference.key != "custom_pipelines" and _is_of_model(reference) is of_model
+        if reference.key != "custom_pipelines"
+        and _is_of_model(reference) is of_model
+        and not _is_installed_processor(reference)
     ]
 
 
 def _is_of_model(reference: CodeReference) -> bool:
     return reference.named_by == CONFIG and reference.key.startswith(("AutoConfig", "AutoModel"))
+
+
+def _is_installed_processor(reference: CodeReference) -> bool:
+    # so the library looks for it too
+    return reference.key == "AutoProcessor" and processor_class_from_name(reference.class_name) is not None
 
 
 def _refuse_code_to_run(checkpoint: Checkpoint, trust_remote_code: bool) -> None:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
+from encdec_slm.hub.checkpoint import ADAPTER_CONFIG, CONFIG
 from encdec_slm.hub.contents import Contents
 
 
@@ -18,7 +19,9 @@ MAIN = "main"
 CARD = "README.md"
 Status = Literal["new", "changed", "unchanged", "deleted"]
 # of a model; `from_pretrained` would read them before, or for, those that are pushed
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+_WEIGHTS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|shard-[^/]*-model-[^/]*\.safetensors"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -169,7 +172,11 @@ def plan_push(contents: Contents, repo_id: str, *, revision: str, state: HubStat
         repo_id: The repository, with its namespace.
         revision: The branch.
         state: What is there, from `hub_state`.
+
+    Raises:
+        ValueError: If an adapter would lie beside a model, or a model beside an adapter.
     """
+    _refuse_mixture(contents, repo_id, state)
     additions = [CommitOperationAdd(path, contents.folder / path) for path in contents.files()]
     files = [
         PlannedFile(
@@ -192,6 +199,17 @@ def plan_push(contents: Contents, repo_id: str, *, revision: str, state: HubStat
         left_out=contents.left_out,
         base_model=contents.base_model,
     )
+
+
+def _refuse_mixture(contents: Contents, repo_id: str, state: HubState) -> None:
+    """Where both are, `from_pretrained` reads the adapter and the base that it names, whatever model is there."""
+    pushed, other = ("model", ADAPTER_CONFIG) if contents.base_model is None else ("adapter", CONFIG)
+    if other in state.files:
+        there = "an adapter" if other == ADAPTER_CONFIG else "a model"
+        raise ValueError(
+            f"{repo_id} holds {there} ({other}), and who loads it would not get this {pushed} alone: push it to a "
+            "repository of its own"
+        )
 
 
 def _status(addition: CommitOperationAdd, files: Mapping[str, RepoFile]) -> Status:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     HTTPError,
     LocalTokenNotFoundError,
 )
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
 from encdec_slm.hub.card import card_for_folder
@@ -46,7 +46,7 @@ def push(
     model: Any,
     repo_id: str,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
     private: bool | None = None,
     revision: str | None = None,
     commit_message: str = "Upload model with encdec-slm",
@@ -67,7 +67,7 @@ def push(
     Args:
         model: A model folder, or a model or adapter object. Weights must be safetensors.
         repo_id: The repository, `namespace/name`, or a name in the namespace of the user.
-        tokenizer: Tokenizer (or processor) of a model object; a folder has its own.
+        processing_class: Tokenizer or processor of a model object; a folder has its own.
         private: Whether a repository that is made is private, by default as the Hub decides. One that is there must
             agree.
         revision: The branch, `main` by default.
@@ -83,12 +83,12 @@ def push(
 
     Raises:
         ValueError: If there is a secret in the folder, something is missing in it or does not work without this
-            package, or the repository is not as private as `private` says.
+            package, the repository is not as private as `private` says, or an adapter would lie beside a model.
         OSError: If the Hub cannot be reached, refuses, or has changed meanwhile. Nothing has changed there then,
             except that the repository or branch may have been made.
     """
     api = HfApi(token=token)
-    with staged(model, tokenizer=tokenizer, include=include) as contents:
+    with staged(model, processing_class=processing_class, include=include) as contents:
         with hub_errors(repo_id):
             repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
             plan = _plan(api, contents, repo_id, revision=revision or MAIN, private=private)

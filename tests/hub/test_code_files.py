@@ -186,6 +186,6 @@ def test_table_shows_every_file_with_its_hash():
 def test_references_say_where_they_stand(tmp_path):
     folder = write(tmp_path, {"auto_map": {"AutoConfig": "a.A", "AutoModel": "b/c--d.D"}})
     assert set(code_references(folder)) == {
-        CodeReference("config.json", "AutoConfig", "a"),
-        CodeReference("config.json", "AutoModel", "d", "b/c"),
+        CodeReference("config.json", "AutoConfig", "a", "A"),
+        CodeReference("config.json", "AutoModel", "d", "D", "b/c"),
     }

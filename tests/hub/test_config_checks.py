@@ -173,6 +173,7 @@ def test_a_kernel_of_the_hub_is_refused(name):
     [
         ({"r": 10**9}, "says r=1000000000, but no side of a tensor of its weights exceeds 32"),
         ({"rank_pattern": {"q_proj": 10**9}}, r"says rank_pattern\.q_proj=1000000000"),
+        ({"layer_replication": [[0, 10**9]]}, r"says layer_replication=1000000000"),
         ({"peft_type": "IA3"}, "peft_type='IA3', but only LORA"),
         ({"peft_type": None}, "peft_type=None"),
         ({"megatron_config": {}, "megatron_core": "antigravity"}, "'antigravity' would be imported"),

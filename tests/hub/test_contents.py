@@ -131,7 +131,7 @@ def test_a_model_of_the_library_goes_without_code(tmp_path):
 
 
 def test_a_model_object_is_saved_first(tiny_model, tiny_tokenizer):
-    with staged(tiny_model, tokenizer=tiny_tokenizer) as contents:
+    with staged(tiny_model, processing_class=tiny_tokenizer) as contents:
         assert set(contents.files()) == MODEL | CODE | TOKENIZER
         loaded = AutoModelForSeq2SeqLM.from_pretrained(contents.folder)
         for name, tensor in tiny_model.state_dict().items():
@@ -140,7 +140,7 @@ def test_a_model_object_is_saved_first(tiny_model, tiny_tokenizer):
 
 
 def test_a_folder_has_its_own_tokenizer(folder, tiny_tokenizer):
-    assert "a tokenizer was given beside the folder" in refusal(folder, tokenizer=tiny_tokenizer)
+    assert "a processing_class was given beside the folder" in refusal(folder, processing_class=tiny_tokenizer)
 
 
 def test_only_the_shards_that_the_index_names_go(tmp_path):

@@ -35,11 +35,17 @@ def test_an_adapter_works_with_its_base_for_others(local_hub, base, tiny_model, 
     assert load(ADAPTER).checkpoint.revision == result.commit
 
 
-def test_weights_of_a_model_beside_an_adapter_are_left_alone(local_hub, base, tiny_model, tmp_path):
+def test_a_model_and_an_adapter_do_not_get_into_one_repository(local_hub, base, tiny_model, tmp_path):
+    """`from_pretrained` would read the adapter first, and with it the base that it names."""
     local_hub.add_repository(BASE, base)
-    folder = save_adapter(tmp_path / "adapter", tiny_model, BASE)
-    push(folder, BASE, check=False)
-    assert local_hub.files(BASE).keys() == {*base, "adapter_config.json", "adapter_model.safetensors"}
+    adapter = save_adapter(tmp_path / "adapter", tiny_model, BASE)
+    with pytest.raises(ValueError, match=r"tester/base holds a model \(config\.json\).* repository of its own"):
+        push(adapter, BASE, check=False)
+    push(adapter, ADAPTER, check=False)
+    local_hub.requests.clear()
+    with pytest.raises(ValueError, match=r"tester/adapter holds an adapter \(adapter_config\.json\)"):
+        push(save_model(tmp_path / "model"), ADAPTER, check=False)
+    assert writes(local_hub) == []
 
 
 def test_an_adapter_object_is_saved_first(local_hub, tiny_model):
