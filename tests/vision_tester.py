@@ -1,20 +1,26 @@
 """A tiny vision-text model and inputs for it: what the laws of `tests/models` need, as `model_tester` for text."""
 
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from model_tester import Inputs, ModelTester
+from model_tester import VOCAB_SIZE, Inputs, ModelTester
+from transformers import PreTrainedTokenizerBase
 
 from encdec_slm import (
     EncDecSLMVisionConfig,
     EncDecSLMVisionForConditionalGeneration,
     EncDecSLMVisionModel,
+    EncDecSLMVisionProcessor,
 )
 from encdec_slm.models.image_tokens_encdec_slm import image_layout
 
 
 # among the tokens that `ModelTester` takes no words from
 IMAGE_TOKEN_ID = 5
+# or added to the vocabulary of the tokenizer of the tests
+IMAGE_TOKEN = "<image>"
+WITH_IMAGE_TOKEN = {"both": {"vocab_size": VOCAB_SIZE + 1}, "image_token_id": VOCAB_SIZE}
 # four by four patches a view
 CLIP = {
     "model_type": "clip_vision_model",
@@ -98,3 +104,17 @@ def join_images(rows: list[Inputs]) -> Inputs:
     most = max(view.shape[1] for view in views)
     padded = [torch.cat((view, view.new_ones(len(view), most - view.shape[1], *view.shape[2:])), 1) for view in views]
     return {"pixel_values": torch.cat(padded), "image_sizes": torch.cat([row["image_sizes"] for row in rows])}
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Returns a copy of a tokenizer that has one more token, for images."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    return tokenizer
+
+
+def processor_of(tester: VisionTester, tokenizer: PreTrainedTokenizerBase) -> EncDecSLMVisionProcessor:
+    """Returns the processor of a tester's model; the tokenizer has the token for images."""
+    return EncDecSLMVisionProcessor.for_model(
+        tester.config(), tokenizer, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )

@@ -15,8 +15,8 @@ from transformers.image_utils import is_pil_image, is_valid_image
 from transformers.utils.hub import http_user_agent
 
 
-# a message shows no more of an image's name: Base64 can be long
-SHOWN_CHARACTERS = 60
+# of a name a message shows no more than its ends: Base64 can be long
+SHOWN_CHARACTERS = 40
 
 
 def flattened(images: Any) -> Iterator[Any]:
@@ -54,7 +54,8 @@ def readable(image: Any, index: int) -> Any:
             f"image {index} has values of up to {image.max()}, but eight bits a channel are read: scale them to 0 to "
             "255"
         )
-    return image
+    # without a channel it is grey
+    return image[None] if image.ndim == 2 else image
 
 
 def open_image(source: str, index: int) -> Any:
@@ -65,7 +66,9 @@ def open_image(source: str, index: int) -> Any:
     """
     from PIL import Image, ImageOps
 
-    name = source if len(source) <= SHOWN_CHARACTERS else f"{source[:SHOWN_CHARACTERS]}..."
+    name = source
+    if len(source) > 2 * SHOWN_CHARACTERS:
+        name = f"{source[:SHOWN_CHARACTERS]}...{source[-SHOWN_CHARACTERS:]}"
     try:
         with Image.open(_content(source)) as image:
             return ImageOps.exif_transpose(image)
