@@ -3,9 +3,10 @@
     python model_cards/render.py
 
 Every `*.yaml` holds cards by name, and under `shared` what they have in common. A card has the fields of
-`encdec_slm.hub.card_facts.CardFacts`, and says where its numbers come from: `preset` (a named size) or `folder` (a
-model folder, without weights here); `benchmark` (what `python -m encdec_slm.benchmarks` prints last) or `comparison`
-and `measured` (what `make demo` writes, and the name of the model in it).
+`encdec_slm.hub.card_facts.CardFacts`, and says where its numbers come from: `preset` (a named size), `vision` (fields
+of an `EncDecSLMVisionConfig`) or `folder` (a model folder, without weights here); `benchmark` (what
+`python -m encdec_slm.benchmarks` prints last) or `comparison` and `measured` (what `make demo` writes, and the name of
+the model in it).
 """
 
 import json
@@ -15,8 +16,14 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from encdec_slm import EncDecSLMConfig, EncDecSLMForConditionalGeneration
+from encdec_slm import (
+    EncDecSLMConfig,
+    EncDecSLMForConditionalGeneration,
+    EncDecSLMVisionConfig,
+    EncDecSLMVisionForConditionalGeneration,
+)
 from encdec_slm.benchmarks.decoding import Measurement
 from encdec_slm.benchmarks.timing import Latency
 from encdec_slm.hub.card import measured, render
@@ -63,17 +70,20 @@ def facts_of(name: str, fields: Mapping[str, Any], folder: Path) -> CardFacts:
         path = folder / given.pop("comparison")
         given |= facts_of_comparison(path, given.pop("measured"))
     if "preset" in given:
-        return facts_from_config(**preset(given.pop("preset")), **given)
+        config = EncDecSLMConfig.from_preset(given.pop("preset"))
+        return facts_from_config(**of_config(config, EncDecSLMForConditionalGeneration), **given)
+    if "vision" in given:
+        config = EncDecSLMVisionConfig(**given.pop("vision"))
+        return facts_from_config(**of_config(config, EncDecSLMVisionForConditionalGeneration), **given)
     return facts_from_folder(folder / given.pop("folder"), **given)
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Configuration and number of parameters of a named size."""
-    config = EncDecSLMConfig.from_preset(name)
+def of_config(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, Any]:
+    """A configuration as a checkpoint has it, and the number of the model's parameters."""
     with torch.device("meta"):
-        model = EncDecSLMForConditionalGeneration(config)
+        model = model_class(config)
     return {
-        "config": {**config.to_dict(), "architectures": [type(model).__name__]},
+        "config": {**config.to_dict(), "architectures": [model_class.__name__]},
         "parameters": model.num_parameters(),
     }
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from encdec_slm.hub.card_facts import CardFacts, facts_from_folder
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
+from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
 
 
 TEMPLATE = Path(__file__).with_name("card_template.md.jinja")
@@ -42,7 +43,7 @@ def render(facts: CardFacts, template: str | PathLike[str] | None = None) -> Mod
         metadata(facts),
         template_path=str(TEMPLATE if template is None else template),
         facts=facts,
-        our_model_type=EncDecSLMConfig.model_type,
+        our_model_types=(EncDecSLMConfig.model_type, EncDecSLMVisionConfig.model_type),
         literal=literal,
         measured=measured,
         code_span=code_span,

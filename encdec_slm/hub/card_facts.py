@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not typed as such
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
@@ -26,11 +27,13 @@ from encdec_slm.hub.checkpoint_files import (
     weight_files,
 )
 from encdec_slm.models.configuration_encdec_slm import REMOTE_CODE
+from encdec_slm.models.configuration_encdec_slm_vision import REMOTE_VISION_CODE
 
 
 logger = logging.get_logger(__name__)
 
 RESULTS = "results.json"
+PROCESSOR = "processor_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +70,22 @@ TEXT_ENCODING = Loader(
     pipeline_tag="feature-extraction",
     architectures=frozenset(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.values()),
 )
+IMAGE_TEXT = Loader(
+    auto_class="AutoModelForImageTextToText",
+    pipeline_tag="image-text-to-text",
+    architectures=frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()),
+)
+IMAGE_TEXT_SEQ_TO_SEQ = replace(IMAGE_TEXT, tags=("encoder-decoder",))
 BASE = Loader(auto_class="AutoModel", pipeline_tag="feature-extraction")
-LOADERS = (SEQ_TO_SEQ, CAUSAL, TEXT_ENCODING, BASE)
+# a model that reads images can do what the next ones do too
+LOADERS = (IMAGE_TEXT, SEQ_TO_SEQ, CAUSAL, TEXT_ENCODING, BASE)
 # what an adapter may say in place of the class of its base
 TASK_TYPES = {"SEQ_2_SEQ_LM": SEQ_TO_SEQ, "CAUSAL_LM": CAUSAL}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Sizes of an encoder or a decoder, by the names of the configuration; `None` where it does not say."""
+    """Sizes of an encoder, decoder or vision tower, by the configuration's names; `None` where it does not say."""
 
     name: str
     num_hidden_layers: int | None
@@ -103,9 +113,10 @@ class CardFacts:
         model_type: Of its configuration.
         architecture: Name of its class.
         parameters: Their number; of an adapter, those of the adapter.
-        stacks: Sizes of encoder and decoder.
+        stacks: Sizes of vision tower, encoder and decoder.
         vocab_size: Number of tokens.
         tokenizer: Kind of the tokenizer that lies with the model.
+        processor: Class of the processor of images and texts that lies with the model.
         has_code: Whether the code of the model lies with it.
         adapter: Kind of the adapter, such as `LORA`.
         base_model: Its id on the Hub.
@@ -134,6 +145,7 @@ class CardFacts:
     stacks: tuple[Stack, ...] = ()
     vocab_size: int | None = None
     tokenizer: str | None = None
+    processor: str | None = None
     has_code: bool = False
     adapter: str | None = None
     base_model: str | None = None
@@ -179,7 +191,11 @@ def facts_from_folder(folder: str | PathLike[str], *, repo_id: str, **given: Any
     folder = Path(folder)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     config = read_json_object(folder / (ADAPTER_CONFIG if is_adapter else CONFIG))
-    read = {"parameters": _parameters(folder, config), "tokenizer": _tokenizer(folder)}
+    read = {
+        "parameters": _parameters(folder, config),
+        "tokenizer": _tokenizer(folder),
+        "processor": _class_in(folder / PROCESSOR, "processor_class"),
+    }
     if (folder / RESULTS).is_file():
         read["results"] = read_results(folder / RESULTS)
     facts_from = _facts_from_adapter if is_adapter else facts_from_config
@@ -193,6 +209,8 @@ def facts_from_config(config: Mapping[str, Any], *, repo_id: str, **given: Any) 
     auto_map = config.get("auto_map")
     auto_map = auto_map if isinstance(auto_map, dict) else {}
     loader = _loader(architecture, auto_map)
+    if loader is IMAGE_TEXT and config.get("is_encoder_decoder"):
+        loader = IMAGE_TEXT_SEQ_TO_SEQ
     # an encoder alone has the configuration of the whole model
     stacks = {name: sizes for name, sizes in _stacks(config).items() if loader != TEXT_ENCODING or name == "encoder"}
     facts = CardFacts(
@@ -211,11 +229,12 @@ def _facts_from_adapter(config: Mapping[str, Any], *, repo_id: str, **given: Any
     mapping = config.get("auto_mapping")
     architecture = _text(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
     task_type = _text(config.get("task_type"))
+    ours = {**REMOTE_VISION_CODE, **REMOTE_CODE}
     if "base_model" not in given:
         given["base_model"] = _hub_id(_text(config.get("base_model_name_or_path")))
     facts = CardFacts(
         repo_id=repo_id,
-        loader=TASK_TYPES[task_type] if task_type in TASK_TYPES else _loader(architecture, REMOTE_CODE),
+        loader=TASK_TYPES[task_type] if task_type in TASK_TYPES else _loader(architecture, ours),
         architecture=architecture,
         adapter=_text(config.get("peft_type")) or "PEFT",
     )
@@ -255,7 +274,8 @@ def _loader(architecture: str | None, auto_map: Mapping[str, Any]) -> Loader:
 def _stacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     halves = {name: config[name] for name in ("encoder", "decoder") if isinstance(config.get(name), dict)}
     if len(halves) == 2:
-        return halves
+        tower = halves["encoder"].get("vision_config")
+        return {"vision tower": tower, **halves} if isinstance(tower, dict) else halves
     return {} if config.get("is_encoder_decoder") or "num_hidden_layers" not in config else {"decoder": config}
 
 
@@ -272,9 +292,11 @@ def _tokenizer(folder: Path) -> str | None:
     if (folder / "tokenizer.json").is_file():
         model = read_json_object(folder / "tokenizer.json").get("model")
         return (_text(model.get("type")) if isinstance(model, dict) else None) or "tokenizers"
-    if (folder / "tokenizer_config.json").is_file():
-        return _text(read_json_object(folder / "tokenizer_config.json").get("tokenizer_class"))
-    return None
+    return _class_in(folder / "tokenizer_config.json", "tokenizer_class")
+
+
+def _class_in(path: Path, field: str) -> str | None:
+    return _text(read_json_object(path).get(field)) if path.is_file() else None
 
 
 def _text(value: Any) -> str | None:

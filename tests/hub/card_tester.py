@@ -4,6 +4,7 @@ import re
 
 import yaml
 from model_tester import ModelTester
+from vision_tester import WITH_IMAGE_TOKEN, VisionTester, processor_of, with_image_token
 
 
 REPO_ID = "user/a-model.v1"
@@ -14,6 +15,15 @@ def saved_model(parent, tokenizer):
     folder = parent / REPO_ID
     ModelTester().model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def saved_vision_model(parent, tokenizer):
+    """The same for a model that reads images, with its processor."""
+    folder = parent / REPO_ID
+    tester = VisionTester(**WITH_IMAGE_TOKEN)
+    tester.model().save_pretrained(folder)
+    processor_of(tester, with_image_token(tokenizer)).save_pretrained(folder)
     return folder
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 import jinja2
 import jinja2.meta
 import pytest
-from card_tester import REPO_ID, front_matter, saved_model
+from card_tester import REPO_ID, front_matter, saved_model, saved_vision_model
 from huggingface_hub import ModelCard
 from model_tester import ModelTester
+from PIL import Image
 from test_remote_code import HIDE_THE_PACKAGE
 from transformers import LlamaConfig, T5Config
 
@@ -92,6 +93,26 @@ def snippets(text):
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def in_a_new_process(script, folder):
+    """Runs Python in the folder that holds the repositories, as a reader would; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=folder,
+        env={
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.environ["PATH"],
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def outline(text):
     """What gives a card its form: headings, fences, and the columns of the tables."""
     body = text.partition("\n---\n")[2]
@@ -131,7 +152,7 @@ def test_every_fact_is_said(folder):
 
 def test_template_asks_for_nothing_that_it_is_not_given(folder):
     asked = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(TEMPLATE.read_text(encoding="utf-8")))
-    given = {"card_data", "facts", "our_model_type", "literal", "code_span", "measured", "python_string"}
+    given = {"card_data", "facts", "our_model_types", "literal", "code_span", "measured", "python_string"}
     assert asked == given
     fields = set(re.findall(r"\bfacts\.(\w+)", TEMPLATE.read_text(encoding="utf-8")))
     assert fields <= {*CardFacts.__dataclass_fields__, "name"}
@@ -204,31 +225,29 @@ def test_snippet_of_an_adapter_runs(folder, monkeypatch):
     assert type(names["model"]).__name__ == "PeftModelForSeq2SeqLM"
 
 
-def test_snippets_without_the_package_run_there(folder, tmp_path):
+def test_snippets_without_the_package_run_there(folder):
     """In one process for both: the whole model, and its encoder alone."""
     encoder = folder.parent / "encoder"
     ModelTester.encoder_class(ModelTester().config()).save_pretrained(encoder)
     _, whole = snippets(card_for_folder(folder, REPO_ID))
     _, alone = snippets(card_for_folder(encoder, "user/encoder"))
     script = f"{HIDE_THE_PACKAGE}\n{whole}\nprint(type(model).__module__)\n{alone}\nprint(type(model).__name__)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        cwd=folder.parent.parent,
-        env={
-            "HF_HOME": str(tmp_path),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.environ["PATH"],
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+    printed = in_a_new_process(script, folder.parent.parent)
+    assert "generated_text" in printed
+    assert "transformers_modules" in printed
+    assert printed.endswith("EncDecSLMEncoder\n")
+
+
+@pytest.mark.parametrize("is_hidden", [False, True], ids=["with the package", "without"])
+def test_snippet_of_a_model_that_sees_runs(is_hidden, tiny_tokenizer, tmp_path):
+    saved_vision_model(tmp_path, tiny_tokenizer)
+    Image.new("RGB", (30, 41), "red").save(tmp_path / "image.png")
+    snippet = snippets(card_for_folder(tmp_path / REPO_ID, REPO_ID))[is_hidden]
+    done = in_a_new_process(
+        (HIDE_THE_PACKAGE if is_hidden else "") + snippet + "print(type(model).__module__)", tmp_path
     )
-    assert done.returncode == 0, done.stderr
-    assert "generated_text" in done.stdout
-    assert "transformers_modules" in done.stdout
-    assert done.stdout.endswith("EncDecSLMEncoder\n")
+    module = "transformers_modules" if is_hidden else "encdec_slm.models"
+    assert done.splitlines()[-1].startswith(module)
 
 
 def test_another_template_is_used(tmp_path):

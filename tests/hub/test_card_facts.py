@@ -3,8 +3,10 @@
 import json
 
 import pytest
-from card_tester import REPO_ID, front_matter, saved_model
+from card_tester import REPO_ID, front_matter, saved_model, saved_vision_model
 from model_tester import ModelTester
+from transformers import LlavaConfig
+from vision_tester import WITH_IMAGE_TOKEN, VisionTester
 
 from encdec_slm.hub.card import card_for_folder, render
 from encdec_slm.hub.card_facts import SEQ_TO_SEQ, Stack, facts_from_config, facts_from_folder
@@ -97,6 +99,33 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"config\.json"):
         card_for_folder(tmp_path, REPO_ID)
+
+
+def test_card_of_a_model_that_sees_tells_of_its_tower(tiny_tokenizer, tmp_path):
+    folder = saved_vision_model(tmp_path, tiny_tokenizer)
+    facts = facts_from_folder(folder, repo_id=REPO_ID)
+    config = VisionTester(**WITH_IMAGE_TOKEN).config()
+    halves = {"vision tower": config.encoder.vision_config, "encoder": config.encoder, "decoder": config.decoder}
+    for stack, (name, half) in zip(facts.stacks, halves.items(), strict=True):
+        assert (stack.name, stack.num_hidden_layers, stack.hidden_size) == (
+            name, half.num_hidden_layers, half.hidden_size,
+        )  # fmt: skip
+    assert facts.processor == "EncDecSLMVisionProcessor"
+    assert facts.vocab_size == config.vocab_size
+    assert front_matter(str(render(facts))) == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["encoder-decoder"],
+    }
+
+
+def test_a_decoder_only_model_that_sees_is_none_of_both():
+    config = {**LlavaConfig().to_dict(), "architectures": ["LlavaForConditionalGeneration"]}
+    facts = facts_from_config(config, repo_id=REPO_ID, processor="LlavaProcessor")
+    assert (facts.loader.auto_class, facts.loader.tags) == ("AutoModelForImageTextToText", ())
+    text = str(render(facts))
+    assert "AutoProcessor.from_pretrained" in text
+    assert "encdec_slm" not in text
 
 
 def test_card_of_an_encoder_tells_of_the_encoder_alone(folder):

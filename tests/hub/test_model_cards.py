@@ -56,8 +56,9 @@ def test_committed_cards_are_what_the_records_render_to(facts):
 
 def test_every_named_size_and_every_model_of_the_demo_has_a_card(facts):
     entries = json.loads(COMPARISON.read_text())["models"]
-    assert {*PRESETS, "original_330m"} < facts.keys()
-    assert len(facts) == len(PRESETS) + 1 + len(entries)
+    originals = {"original_330m", "original_vision"}
+    assert {*PRESETS, *originals} < facts.keys()
+    assert len(facts) == len(PRESETS) + len(originals) + len(entries)
     # the repositories are as many
     assert len({one.repo_id for one in facts.values()}) == len(facts)
 
@@ -111,6 +112,12 @@ def test_sizes_of_the_demo_are_those_that_it_trains(facts):
         if stacks is not None:
             expected = tuple(Stack.from_config(half, config.to_dict()) for half, config in stacks.items())
             assert facts[name].stacks == expected
+
+
+def test_parameters_of_the_originals_fill_their_published_files(facts):
+    # bytes by the pointers in their repository: weights of two bytes, and names and shapes
+    for name, file_bytes in (("original_330m", 664_270_379), ("original_vision", 1_250_128_806)):
+        assert 0 < file_bytes - 2 * facts[name].parameters < 500_000
 
 
 def test_what_the_demo_writes_is_read(rendering, tmp_path):
