@@ -55,11 +55,11 @@ def decoder_only(tmp_path_factory, tiny_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def image_models(tmp_path_factory):
+def image_models(tmp_path_factory, tiny_tokenizer):
     """An encoder-decoder with a template, and a decoder-only model with a chat template."""
     folder = tmp_path_factory.mktemp("image_text")
-    save_encoder_decoder(folder / "encoder_decoder")
-    save_decoder_only(folder / "decoder_only")
+    save_encoder_decoder(folder / "encoder_decoder", tiny_tokenizer)
+    save_decoder_only(folder / "decoder_only", tiny_tokenizer)
     return {
         name: load_image_text_model(str(folder / name), template=template, max_new_tokens=NEW_TOKENS)
         for name, template in (("encoder_decoder", TEMPLATE), ("decoder_only", None))
@@ -105,8 +105,9 @@ def test_models_that_read_images_answer_alike(name, image_models, turns):
     assert last(turns.answer(respondent, respondent.inputs(question))).text == without_a_stream(respondent, question)
 
 
-def test_the_image_is_read(image_models, turns):
-    respondent = image_models["decoder_only"]
+@pytest.mark.parametrize("name", ["encoder_decoder", "decoder_only"])
+def test_the_image_is_read(name, image_models, turns):
+    respondent = image_models[name]
     answers = {
         last(turns.answer(respondent, respondent.inputs(Question("what is this", picture(seed))))).text
         for seed in range(4)

@@ -30,7 +30,7 @@ pytest.importorskip("selenium", reason="make test-space runs these tests where S
 
 from answering import Turns
 from app import build_page, load_tabs, parse
-from image_text_tester import TEMPLATE, save_decoder_only, save_encoder_decoder
+from image_text_tester import save_decoder_only, save_encoder_decoder
 from respondents import Question, load_image_text_model, load_text_model
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -76,8 +76,8 @@ def folders(tmp_path_factory, tiny_tokenizer):
     LlamaForCausalLM(config).save_pretrained(root / "peer")
     for name in ("model", "peer"):
         tiny_tokenizer.save_pretrained(root / name)
-    save_encoder_decoder(root / "vision_model")
-    save_decoder_only(root / "vision_peer")
+    save_encoder_decoder(root / "vision_model", tiny_tokenizer)
+    save_decoder_only(root / "vision_peer", tiny_tokenizer)
     return root
 
 
@@ -89,7 +89,7 @@ def url(folders):
         port = free.getsockname()[1]
     flags = (
         f"--model model --peer peer --peer-template '{PEER_TEMPLATE}' --vision-model vision_model "
-        f"--vision-model-template '{TEMPLATE}' --vision-peer vision_peer --examples zyzzyva 'a gnat' "
+        f"--vision-peer vision_peer --examples zyzzyva 'a gnat' "
         f"--max-new-tokens {NEW_TOKENS} --port {port}"
     )
     environment = {**os.environ, "SPACE_ARGUMENTS": flags, "OMP_NUM_THREADS": "1"}
@@ -210,7 +210,7 @@ def test_an_image_is_asked_about(page, folders, tmp_path):
     states = page.answered()
     page.screenshot("image_and_text")
     loaded = [
-        load_image_text_model(str(folders / "vision_model"), template=TEMPLATE, max_new_tokens=NEW_TOKENS),
+        load_image_text_model(str(folders / "vision_model"), max_new_tokens=NEW_TOKENS),
         load_image_text_model(str(folders / "vision_peer"), max_new_tokens=NEW_TOKENS),
     ]
     question = Question("what is this", picture)
@@ -250,11 +250,7 @@ def test_the_page_asks_no_other_server_and_reports_no_error(page, url):
     [
         ("--model model", ["Text"], 1),
         ("--model model --peer peer", ["Text"], 2),
-        (
-            f"--vision-peer vision_peer --vision-model vision_model --vision-model-template {TEMPLATE}",
-            ["Image and text"],
-            2,
-        ),
+        ("--vision-peer vision_peer --vision-model vision_model", ["Image and text"], 2),
     ],
 )
 def test_a_tab_is_there_for_the_models_that_are_named(flags, tabs, answers, folders, monkeypatch):
