@@ -31,9 +31,10 @@ def check_numbers(config: Mapping[str, Any], shapes: Shapes) -> None:
         shapes: Of the tensors of the weights.
 
     Raises:
-        ValueError: If there would be more layers than tensors, or more labels than a tensor has rows, or if a kernel
-            of the Hub is asked for.
+        ValueError: If there would be more layers than tensors, or more labels than a tensor has rows, if a size is
+            left to be searched for, or if a kernel of the Hub is asked for.
     """
+    _check_pixel_shuffle(dict(_entries(config)))
     largest = max((max(shape, default=1) for shape in shapes.values()), default=0)
     for path, value in _entries(config):
         field = path.rpartition(".")[2]
@@ -50,6 +51,17 @@ def check_numbers(config: Mapping[str, Any], shapes: Shapes) -> None:
         if field == "num_labels" and value > max(largest, 2):
             raise ValueError(
                 f"config.json says {path}={value}, but no side of a tensor of the weights exceeds {largest}"
+            )
+
+
+def _check_pixel_shuffle(entries: Mapping[str, Any]) -> None:
+    """The vision configuration tries one factor after the other, and for each of them all sizes of an image."""
+    for path, value in entries.items():
+        factor = path.replace("image_token_compression", "pixel_shuffle_factor")
+        if factor != path and value == "pixel_shuffle" and type(entries.get(factor)) is not int:
+            raise ValueError(
+                f"config.json does not say {factor}, which save_pretrained writes, and the search for it may never "
+                "end: load the model where you trust it and save it again"
             )
 
 
