@@ -161,10 +161,11 @@ def _cut(tiles: tuple[int, int], crop: tuple[int, int], geometry: ImageGeometry)
 
 def _padding(height: int, width: int, grid_height: int, grid_width: int) -> tuple[int, int]:
     """Returns the patches of padding above and left of an image that was scaled into a grid of patches."""
-    # rounded to seven digits as in LLaVA-OneVision: a checkpoint expects the same number of tokens, not the truer one
+    # a product just below a whole number is cut off as in the original, whose checkpoints expect so many tokens;
+    # LLaVA-OneVision rounds it to seven digits first, which for a few sizes is another number
     if width / height > grid_width / grid_height:
-        return (grid_height - int(round(height * (grid_width / width), 7))) // 2, 0
-    return 0, (grid_width - int(round(width * (grid_height / height), 7))) // 2
+        return (grid_height - int(height * (grid_width / width))) // 2, 0
+    return 0, (grid_width - int(width * (grid_height / height))) // 2
 
 
 def _capped(rows: int, columns: int, geometry: ImageGeometry) -> tuple[int, int]:

@@ -53,6 +53,9 @@ def random_sizes(count, seed=0):
         (300, 3000, 1160),
         (3481, 1393, 2664),
         (29, 3111, 576),
+        # where rounding before the cut would give another number
+        (198, 352, 1850),
+        (1263, 3368, 2474),
     ],
 )
 def test_counts_of_the_original(height, width, tokens):
