@@ -5,12 +5,14 @@ first one, and so on: its predictions of T target tokens are those of its last T
 encoder-decoder student, whose decoder starts with a token of its own, says the same at its positions 0 to T - 1.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX
+from encdec_slm.distillation.images import RowImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +24,31 @@ class TeacherInputs:
         attention_mask: 1 where `input_ids` are not padding, of the same shape.
         position_ids: Counted from each row's first token, of the same shape.
         target_length: Number of columns of the targets, at the end.
+        token_types: What else there is of each token, by the name of the model's argument, of the same shape.
+        images: Of the rows; None if none of them has any.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
     target_length: int
+    token_types: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    images: RowImages | None = None
+
+    def __getitem__(self, rows: torch.Tensor) -> "TeacherInputs":
+        """Returns some rows.
+
+        Args:
+            rows: Which, of shape (rows,).
+        """
+        return replace(
+            self,
+            input_ids=self.input_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            position_ids=self.position_ids[rows],
+            token_types={name: types[rows] for name, types in self.token_types.items()},
+            images=None if self.images is None else self.images[rows],
+        )
 
 
 def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -52,6 +73,8 @@ def read_after_prompt(
     target_mask: torch.Tensor,
     *,
     pad_token_id: int,
+    token_types: Mapping[str, torch.Tensor] | None = None,
+    images: RowImages | None = None,
 ) -> TeacherInputs:
     """Returns prompts with their targets behind them; all targets start in the same column.
 
@@ -61,6 +84,8 @@ def read_after_prompt(
         targets: The teacher's ids, padded on the right with anything (as -100), of shape (batch, target).
         target_mask: Bool or 0 and 1, of the same shape.
         pad_token_id: What padding of the targets is replaced by: any id that the teacher knows.
+        token_types: What else there is of each token of the prompts; targets are text, which is of type 0.
+        images: Of the prompts.
 
     Raises:
         ValueError: If a prompt is empty or padded on the right, or a target padded on the left.
@@ -72,6 +97,8 @@ def read_after_prompt(
         attention_mask=attention_mask,
         position_ids=positions_from_mask(attention_mask),
         target_length=targets.shape[1],
+        token_types={name: F.pad(types, (0, targets.shape[1])) for name, types in (token_types or {}).items()},
+        images=images,
     )
 
 

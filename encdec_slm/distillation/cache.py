@@ -11,10 +11,12 @@ most 1/2048 of it, an eighth of what bfloat16 does, and the loss normalises agai
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -202,6 +204,16 @@ class TeacherCache:
             shard = self._index.shards[number]
             self._opened[number] = read_shard(self.folder / shard.file, shard, verify=self._verify)
         return self._opened[number]
+
+
+def row_key(teacher_prompt_ids: Sequence[int], teacher_target_ids: Sequence[int]) -> str:
+    """Returns a name for what the teacher reads: the same in every run, another one for other ids.
+
+    It is the SHA-256, in hexadecimal digits, of the number of the prompt's ids, these, and those of the target, each
+    a little-endian integer of 64 bits.
+    """
+    numbers = np.array([len(teacher_prompt_ids), *teacher_prompt_ids, *teacher_target_ids], dtype="<i8")
+    return sha256(numbers.tobytes()).hexdigest()
 
 
 def read_shard(file: Path, shard: Shard, *, verify: bool) -> dict[str, torch.Tensor]:

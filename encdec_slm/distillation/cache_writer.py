@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from encdec_slm.distillation.cache import RowIdentity, TeacherCache
+from encdec_slm.distillation.cache import RowIdentity, TeacherCache, row_key
 from encdec_slm.distillation.cache_index import (
     INDEX_FILE,
     CacheIndex,
@@ -26,7 +26,7 @@ from encdec_slm.distillation.cache_index import (
 )
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX
 from encdec_slm.distillation.divergences import TopK
-from encdec_slm.distillation.rows import row_key
+from encdec_slm.distillation.images import IMAGES
 from encdec_slm.distillation.signals import LiveSignal, TopKChoice
 from encdec_slm.distillation.teachers import Teacher, teacher_fingerprint
 
@@ -153,6 +153,11 @@ class _Row:
 
 def _distinct_rows(dataset: "Dataset") -> list[_Row]:
     """Returns each row once, the longest prompts first and rows of like lengths together."""
+    if IMAGES in dataset.column_names:
+        raise ValueError(
+            "the dataset has images, but a cache tells rows apart by the ids that the teacher reads, which are the "
+            "same for different images of one size: distil with the teacher in memory"
+        )
     missing = {"teacher_prompt_ids", "labels"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"the dataset has no {' and no '.join(sorted(missing))}: encode it as for training")

@@ -1,6 +1,6 @@
 """A data collator for the student's source and target and for what the teacher reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX
-from encdec_slm.distillation.rows import ENCODED_COLUMNS
+from encdec_slm.distillation.columns import ENCODED_COLUMNS, PROMPT, STUDENT_IMAGES, TEACHER_IMAGES
+from encdec_slm.distillation.image_text import TOKEN_TYPES
+from encdec_slm.distillation.images import RowImages
 
 
 # no position of a target
@@ -29,14 +31,17 @@ class DataCollatorForDistillation:
     A batch has `input_ids` and `attention_mask` of shape (batch, source), `labels` of (batch, target), and
     `teacher_prompt_ids` and `teacher_prompt_mask` of (batch, prompt). Where rows have them, it also has
     `teacher_labels` of (batch, teacher target), `aligned` of (batch, pairs, 2), padded with -1, and `teacher_index`
-    and `cache_row` of (batch,).
+    and `cache_row` of (batch,). Where rows have images, it has `student_images` and `teacher_images`, which are
+    `RowImages`, and what the teacher's processor says of each token of its prompts, as in
+    `teacher_prompt_mm_token_type_ids`.
 
     Args:
         tokenizer: The student's, whose padding token must be set.
         teacher_pad_token_id: What prompts are padded with: any id that the teacher knows, for it is masked.
         pad_to_multiple_of: Sources, targets and prompts are padded to a multiple of it.
         label_pad_token_id: What `labels` and `teacher_labels` are padded with.
-        return_tensors: `"pt"` or `"np"`.
+        return_tensors: `"pt"` or `"np"`; images are in PyTorch.
+        read_row: Makes ids of rows that have images and texts, a `RowReader`.
 
     Raises:
         ValueError: If the tokenizer has no padding token.
@@ -47,6 +52,7 @@ class DataCollatorForDistillation:
     pad_to_multiple_of: int | None = None
     label_pad_token_id: int = IGNORE_INDEX
     return_tensors: str = "pt"
+    read_row: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer.pad_token_id is None:
@@ -63,11 +69,13 @@ class DataCollatorForDistillation:
             return_tensors: Instead of the collator's own.
 
         Raises:
-            ValueError: If a row lacks a column, or the tensors are of an unknown kind.
+            ValueError: If a row lacks a column or cannot be read, or the tensors are of an unknown kind.
         """
         return_tensors = return_tensors or self.return_tensors
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"return_tensors is {return_tensors!r}, use 'pt' or 'np'")
+        if self.read_row is not None:
+            features = [self.read_row(feature) for feature in features]
         rows = {name: _column(features, name) for name in _columns(features)}
         batch = {
             "input_ids": self._padded(rows["input_ids"], self.tokenizer.pad_token_id),
@@ -82,7 +90,14 @@ class DataCollatorForDistillation:
             # a row without a pair has shape (0,)
             batch["aligned"] = _pad([row.reshape(-1, 2) for row in rows["aligned"]], NO_POSITION)
         batch |= {name: torch.stack(rows[name]) for name in INDEX_COLUMNS if name in rows}
-        return batch if return_tensors == "pt" else {name: part.numpy() for name, part in batch.items()}
+        for name in _token_types(features):
+            types = [
+                torch.as_tensor(feature.get(name, [0] * len(feature["teacher_prompt_ids"]))) for feature in features
+            ]
+            batch[name] = self._padded(types, 0, side="left")
+        if return_tensors == "np":
+            batch = {name: part.numpy() for name, part in batch.items()}
+        return batch | _images(features)
 
     def _padded(
         self, rows: Sequence[torch.Tensor], value: int, *, side: Literal["left", "right"] = "right"
@@ -94,6 +109,24 @@ def _columns(features: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the columns that the batch is made of: those that all rows must have, and those that any row has."""
     optional = (*ALIGNED_COLUMNS, *INDEX_COLUMNS)
     return [*ENCODED_COLUMNS, *(name for name in optional if any(name in feature for feature in features))]
+
+
+def token_types(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Returns what a batch has of each token of the teacher's prompts, by the name of the model's argument."""
+    return {name.removeprefix(PROMPT): batch[name] for name in _token_types([batch])}
+
+
+def _token_types(features: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for feature in features for name in feature)
+    return [name for name in names if name.startswith(PROMPT) and name.endswith(TOKEN_TYPES)]
+
+
+def _images(features: Sequence[Mapping[str, Any]]) -> dict[str, RowImages]:
+    return {
+        name: RowImages(tuple(feature.get(name, {}) for feature in features))
+        for name in (STUDENT_IMAGES, TEACHER_IMAGES)
+        if any(name in feature for feature in features)
+    }
 
 
 def _column(features: Sequence[Mapping[str, Any]], name: str) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX
+from encdec_slm.distillation.images import RowImages
 
 
 @dataclass
@@ -74,11 +78,41 @@ class Sums:
         return {name: float(reduce(taken[name])) for name in sorted(taken)}
 
 
-def append_samples(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Adds records to a JSON Lines file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+@dataclass
+class AnswerLog:
+    """A JSON Lines file of answers, to which so many are added at a time.
+
+    Args:
+        path: The file.
+        tokenizer: The student's.
+        room: How many answers are left to add.
+    """
+
+    path: Path
+    tokenizer: PreTrainedTokenizerBase
+    room: int = 0
+
+    def add(self, facts: Mapping[str, Any], *, is_writing: bool = True, **columns: torch.Tensor) -> None:
+        """Adds as many rows as there is room for.
+
+        Args:
+            facts: What is the same in all rows.
+            is_writing: Whether this process writes; if not, the room is used up all the same.
+            columns: Ids by the names of their texts, of shape (rows, tokens).
+        """
+        number = min(self.room, *map(len, columns.values()))
+        self.room -= number
+        if not number or not is_writing:
+            return
+        texts = [self._texts(ids[:number]) for ids in columns.values()]
+        records = [{**facts, **dict(zip(columns, row, strict=True))} for row in zip(*texts, strict=True)]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+    def _texts(self, ids: torch.Tensor) -> list[str]:
+        padding = self.tokenizer.eos_token_id
+        return self.tokenizer.batch_decode(ids.masked_fill(ids == IGNORE_INDEX, padding), skip_special_tokens=True)
 
 
 def refuse_loss(
@@ -89,7 +123,7 @@ def refuse_loss(
     Args:
         loss: The loss of the batch.
         parts: Its parts by name.
-        batch: Tensors, or dictionaries of them.
+        batch: Tensors, images, or dictionaries of them.
         path: The safetensors file to write.
 
     Raises:
@@ -114,3 +148,5 @@ def _flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tor
             yield prefix + name, value
         elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, RowImages):
+            yield from _flat({str(i): row for i, row in enumerate(value.rows)}, f"{prefix}{name}.")

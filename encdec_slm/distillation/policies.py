@@ -12,7 +12,7 @@ rows together where the logits are, without a generator per row, a copy between 
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -48,6 +48,7 @@ class Sampling:
         shared_ids: Only ids below this are sampled: those that the other model can read too (see `count_shared_ids`).
             All if not given.
         exchange: Two ids that change places in what is sampled: what counts is what an id becomes.
+        suppressed_ids: Ids that are not sampled: those that stand for images, of which an answer has none.
 
     Raises:
         ValueError: If there is nothing to sample from.
@@ -59,6 +60,7 @@ class Sampling:
     top_p: float = 1.0
     shared_ids: int | None = None
     exchange: tuple[int, int] | None = None
+    suppressed_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -85,6 +87,8 @@ class Sampling:
         processors = LogitsProcessorList()
         if self.shared_ids is not None:
             processors.append(OnlySharedIds(self.shared_ids, self.exchange))
+        if self.suppressed_ids:
+            processors.append(WithoutIds(self.suppressed_ids))
         if self.temperature != 1:
             processors.append(TemperatureLogitsWarper(float(self.temperature)))
         if self.top_k:
@@ -143,7 +147,25 @@ class OnlySharedIds(LogitsProcessor):
         return scores.masked_fill(ids >= self.shared_ids, -math.inf)
 
 
-def row_seeds(seed: int, step: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[int]:
+class WithoutIds(LogitsProcessor):
+    """Leaves no probability to some ids; those that there are no scores for do not matter."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = tuple(ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Returns scores of shape (batch, vocab)."""
+        ids = [i for i in self.ids if i < scores.shape[1]]
+        return scores.index_fill(1, torch.tensor(ids, dtype=torch.long, device=scores.device), -math.inf)
+
+
+def row_seeds(
+    seed: int,
+    step: int,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    images: Sequence[str] | None = None,
+) -> list[int]:
     """Returns a number of 64 bits for each row: a hash of the seed, the step and the row's source without padding.
 
     Rows with the same source in the same step have the same number, and hence the same samples.
@@ -153,6 +175,7 @@ def row_seeds(seed: int, step: int, input_ids: torch.Tensor, attention_mask: tor
         step: Of the optimiser: how many were done before. The batches that are accumulated for one belong to it.
         input_ids: Of shape (batch, source), padded on either side.
         attention_mask: Of the same shape, 0 for padding.
+        images: What tells the images of each row from others, empty for a row without any: they are of the source.
 
     Raises:
         ValueError: If the shapes differ.
@@ -163,8 +186,12 @@ def row_seeds(seed: int, step: int, input_ids: torch.Tensor, attention_mask: tor
             "but the mask says of each id whether it is padding"
         )
     sources = [ids[real].tolist() for ids, real in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)]
+    shown = [f" {row}" if row else "" for row in images or [""] * len(sources)]
     # Python's own hash is another one in each process
-    digests = [hashlib.blake2b(f"{seed} {step} {source}".encode(), digest_size=8).digest() for source in sources]
+    digests = [
+        hashlib.blake2b(f"{seed} {step} {source}{row}".encode(), digest_size=8).digest()
+        for source, row in zip(sources, shown, strict=True)
+    ]
     return [int.from_bytes(digest, "little", signed=True) for digest in digests]
 
 
@@ -191,6 +218,7 @@ def sample_student(
     sampling: Sampling,
     seeds: Sequence[int],
     eos_token_ids: Sequence[int],
+    others: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Returns targets that the student gives the sources: what it would say, without dropout.
 
@@ -208,6 +236,7 @@ def sample_student(
         sampling: How.
         seeds: One for each row; see `row_seeds`.
         eos_token_ids: Which tokens end a target.
+        others: What else the model reads, by the names of its arguments: images.
 
     Returns:
         Labels of shape (batch, target), up to and including the first end and -100 after it; the target is the longest
@@ -216,7 +245,7 @@ def sample_student(
     Raises:
         ValueError: If there is not one seed for each row, or no sample could end.
     """
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **(others or {})}
     # the decoder's start token is what labels do not have
     return _sample(model, inputs, sampling, seeds, eos_token_ids, prefix_length=1)
 
@@ -229,6 +258,7 @@ def sample_teacher(
     seeds: Sequence[int],
     eos_token_ids: Sequence[int],
     exchange: tuple[int, int] | None = None,
+    others: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Returns targets that the teacher gives the prompts, for sequence-level distillation.
 
@@ -244,6 +274,7 @@ def sample_teacher(
         eos_token_ids: Which tokens end the teacher's answers. Whichever it was, the target ends with the teacher's end
             in `exchange`, or else with the first one.
         exchange: Ends of the student and of the teacher, which change places in what the teacher says.
+        others: What else the model reads, by the names of its arguments: images.
 
     Returns:
         The student's labels, of shape (batch, target).
@@ -264,7 +295,7 @@ def sample_teacher(
         )
     # the student need not know the teacher's end
     sampling = replace(sampling, exchange=exchange)
-    inputs = {"input_ids": prompt_ids, "attention_mask": prompt_mask}
+    inputs = {"input_ids": prompt_ids, "attention_mask": prompt_mask, **(others or {})}
     labels = _sample(model, inputs, sampling, seeds, eos_token_ids, prefix_length=prompt_ids.shape[1])
     ends = torch.isin(labels, torch.tensor(eos_token_ids, device=labels.device))
     labels = labels.masked_fill(ends, eos_token_ids[0] if exchange is None else exchange[1])

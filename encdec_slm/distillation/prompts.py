@@ -1,11 +1,13 @@
 """What a decoder-only teacher reads before its answer, and which token ends the answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
+from encdec_slm.distillation.image_text import processor_of, tokenizer_of
 from encdec_slm.distillation.text_tokens import frame_text
 
 
@@ -34,24 +36,56 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     Raises:
         ValueError: If there is no chat template, or it cannot show these messages.
     """
+    with _showing(messages, tokenizer.chat_template):
+        ids = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    return _checked(list(cast(list[int], ids)), tokenizer)
+
+
+def chat_text(processor: ProcessorMixin, messages: Sequence[Message]) -> str:
+    """Returns the text of a conversation with images and of what announces the assistant's answer.
+
+    Args:
+        processor: Of the teacher.
+        messages: The content of each is a list of parts of the types `text` and `image`.
+
+    Raises:
+        ValueError: If there is no chat template, or it cannot show these messages.
+    """
+    template = chat_template_of(processor)
+    with _showing(messages, template):
+        return str(
+            processor.apply_chat_template(
+                [dict(message) for message in messages], chat_template=template, add_generation_prompt=True
+            )
+        )
+
+
+def chat_template_of(processing_class: PreTrainedTokenizerBase | ProcessorMixin) -> str | None:
+    """Returns the chat template of a tokenizer, or of a processor or else its tokenizer; None if there is none."""
+    templates = (processing_class.chat_template, tokenizer_of(processing_class).chat_template)
+    return next((template for template in templates if template is not None), None)  # type: ignore[return-value]
+
+
+@contextmanager
+def _showing(messages: Sequence[Message], chat_template: Any) -> Iterator[None]:
+    """Says of a chat template what is wrong with it or with the messages."""
     from jinja2 import TemplateError
 
-    if tokenizer.chat_template is None:
+    if chat_template is None:
         raise ValueError(
             "there are messages, but the teacher's tokenizer has no chat template: set its chat_template, or give "
             "the prompt as text in a column teacher_prompt"
         )
     try:
-        ids = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        yield
     except (TemplateError, TypeError) as error:
         roles = [message["role"] for message in messages]
         raise ValueError(
             f"the chat template of the teacher's tokenizer cannot show messages of the roles {roles}: {error}. Change "
             "the messages or its chat_template, or give the prompt as text in a column teacher_prompt"
         ) from error
-    return _checked(list(cast(list[int], ids)), tokenizer)
 
 
 def _checked(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -67,7 +101,7 @@ def _checked(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def end_of_answer(
-    tokenizer: PreTrainedTokenizerBase, eos_token_ids: int | Sequence[int] | None = None
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin, eos_token_ids: int | Sequence[int] | None = None
 ) -> tuple[int, str]:
     """Returns the token by which a decoder-only model ends an answer, and what tells it.
 
@@ -75,14 +109,15 @@ def end_of_answer(
     at which generation stops. Without one, it is the tokenizer's end-of-sequence token.
 
     Args:
-        tokenizer: The model's tokenizer.
+        processing_class: The model's tokenizer or processor.
         eos_token_ids: The ids at which generation stops (`generation_config.eos_token_id`).
 
     Raises:
         ValueError: If neither is there.
     """
     stops = [eos_token_ids] if isinstance(eos_token_ids, int) else eos_token_ids or ()
-    ends = _ends_of_turn(tokenizer)
+    tokenizer = tokenizer_of(processing_class)
+    ends = _ends_of_turn(processing_class)
     if ends:
         return next((end for end in ends if end in stops), ends[0]), "chat template"
     if tokenizer.eos_token_id is None:
@@ -95,7 +130,7 @@ def end_of_answer(
 
 def end_exchange(
     student_tokenizer: PreTrainedTokenizerBase,
-    teacher_tokenizer: PreTrainedTokenizerBase,
+    teacher_processing_class: PreTrainedTokenizerBase | ProcessorMixin,
     *,
     teacher_eos_token_ids: int | Sequence[int] | None = None,
 ) -> tuple[int, int] | None:
@@ -103,7 +138,7 @@ def end_exchange(
 
     Args:
         student_tokenizer: The end of an answer is its end-of-sequence token.
-        teacher_tokenizer: See `end_of_answer`.
+        teacher_processing_class: See `end_of_answer`.
         teacher_eos_token_ids: The ids at which the teacher's generation stops.
 
     Returns:
@@ -115,8 +150,9 @@ def end_exchange(
     ours = student_tokenizer.eos_token_id
     if ours is None:
         raise ValueError("the student's tokenizer has no eos_token to end an answer with: set tokenizer.eos_token")
-    theirs, origin = end_of_answer(teacher_tokenizer, teacher_eos_token_ids)
-    shown = f"{teacher_tokenizer.convert_ids_to_tokens(theirs)!r} ({theirs}), as its {origin} tells"
+    theirs, origin = end_of_answer(teacher_processing_class, teacher_eos_token_ids)
+    token = tokenizer_of(teacher_processing_class).convert_ids_to_tokens(theirs)
+    shown = f"{token!r} ({theirs}), as its {origin} tells"
     if ours == theirs:
         logger.info(f"The teacher ends an answer by {shown}, and so does the student")
         return None
@@ -127,15 +163,20 @@ def end_exchange(
     return ours, theirs
 
 
-def _ends_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _ends_of_turn(processing_class: Any) -> list[int]:
     """Returns the special tokens that the chat template puts behind an assistant's message, in order."""
-    if tokenizer.chat_template is None:
+    template, tokenizer = chat_template_of(processing_class), tokenizer_of(processing_class)
+    if template is None:
         return []
     from jinja2 import TemplateError
 
-    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER}]
+    has_parts = processor_of(processing_class) is not None
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}] if has_parts else text}
+        for role, text in (("user", "question"), ("assistant", ANSWER))
+    ]
     try:
-        conversation = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        conversation = str(processing_class.apply_chat_template(messages, chat_template=template, tokenize=False))
     except (TemplateError, TypeError) as error:
         logger.info(f"The chat template cannot show an answer, so that its end is not known from it: {error}")
         return []

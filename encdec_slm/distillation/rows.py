@@ -3,31 +3,46 @@
 A row has a `source` and a `target`. The teacher reads the same source text as the student, in its own prompt, unless
 the row has a prompt for it: a text `teacher_prompt`, or `messages` of a conversation. Where several adapters of one
 teacher teach, a row tells by its `teacher` which one reads it.
+
+Where rows have `images`, how many tokens an image takes is only known when it is opened, which is done when a batch is
+made. Such rows keep the texts that are to be read, with a token where each image is; see `RowReader`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
-from encdec_slm.distillation.prompts import Message, chat_prompt, text_prompt
-from encdec_slm.distillation.text_tokens import FramedText, Truncation, count_tokens, cut_text, frame_text, token_spans
+from encdec_slm.distillation.columns import (
+    ENCODED_COLUMNS,
+    NUM_IMAGES,
+    SOURCE_TEXT,
+    TEACHER_PROMPT_TEXT,
+    TEXT_COLUMNS,
+    encoded_features,
+)
+from encdec_slm.distillation.image_text import refuse_image_tokens, with_image_tokens
+from encdec_slm.distillation.images import IMAGES, count_images, image_counts
+from encdec_slm.distillation.prompts import Message
+from encdec_slm.distillation.teacher_prompts import (
+    SOURCE,
+    PromptMaker,
+    fill,
+    filled_text,
+    message_text,
+    split_conversation,
+)
+from encdec_slm.distillation.text_tokens import FramedText, Truncation, cut_inside, cut_text, frame_text, token_spans
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
+    from datasets import Dataset, IterableDataset
 
     Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 logger = logging.get_logger(__name__)
-
-TEXT_COLUMNS = ("source", "target", "teacher_prompt", "messages", "teacher")
-ENCODED_COLUMNS = ("input_ids", "labels", "teacher_prompt_ids")
-SOURCE = "{source}"
 
 # student ids, teacher ids and both tokenizers -> positions in both that follow the same text
 Align = Callable[[list[int], list[int], PreTrainedTokenizerBase, PreTrainedTokenizerBase], Sequence[tuple[int, int]]]
@@ -49,9 +64,16 @@ class RowEncoder:
     row's own is read as it is. A row with `messages` needs no `target` if the last message is the assistant's, and no
     `source`: it is the contents of the other messages then, with blank lines between them.
 
+    Of images, each side has its own token in its text, one for each image. A source may have the student's token where
+    the images are; otherwise they come first. It is translated for the teacher: into parts of the user's message if
+    there is a chat template. The tokens of images come on top of `max_source_length`, and none is ever cut.
+
     Args:
         tokenizer: The student's.
         teacher_tokenizer: The teacher's; it may be the same.
+        image_token: What stands for an image in a source; None if the student reads no images.
+        teacher_processor: The teacher's, if it reads images.
+        asks_teacher: Whether the teacher's prompt is read at all.
         decoder_start_token_id: The student's.
         max_source_length: Most tokens of what the student reads, template and special tokens included.
         max_target_length: Most tokens of a target, special tokens included. A target that is cut has no end.
@@ -73,6 +95,9 @@ class RowEncoder:
 
     tokenizer: PreTrainedTokenizerBase
     teacher_tokenizer: PreTrainedTokenizerBase
+    image_token: str | None = None
+    teacher_processor: ProcessorMixin | None = None
+    asks_teacher: bool = True
     decoder_start_token_id: int | None = None
     max_source_length: int | None = None
     max_target_length: int | None = None
@@ -113,8 +138,11 @@ class RowEncoder:
         Raises:
             ValueError: If columns are missing, or a row cannot be encoded: it tells the row's number.
         """
-        columns = {name: batch[name] for name in TEXT_COLUMNS if name in batch}
-        self.check_columns(columns)
+        self.check_columns(list(batch))
+        columns = {name: batch[name] for name in (*TEXT_COLUMNS, NUM_IMAGES) if name in batch}
+        # of a stream
+        if IMAGES in batch:
+            columns[NUM_IMAGES] = [count_images(value) for value in batch[IMAGES]]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         encoded: dict[str, list[Any]] = {name: [] for name in self.encoded_columns(columns)}
         for index, row in zip(range(len(rows)) if indices is None else indices, rows, strict=True):
@@ -127,8 +155,16 @@ class RowEncoder:
 
     def encoded_columns(self, column_names: Collection[str]) -> list[str]:
         """Returns the columns that are made of columns of text."""
+        read: tuple[str, ...] = ENCODED_COLUMNS
+        if {IMAGES, NUM_IMAGES} & set(column_names):
+            prompt = TEACHER_PROMPT_TEXT if self._reads_prompt_late else "teacher_prompt_ids"
+            read = (SOURCE_TEXT, "labels", prompt)
         aligned = () if self.align is None else ("teacher_labels", "aligned")
-        return [*ENCODED_COLUMNS, *aligned, *(("teacher_index",) if "teacher" in column_names else ())]
+        return [*read, *aligned, *(("teacher_index",) if "teacher" in column_names else ())]
+
+    @property
+    def _reads_prompt_late(self) -> bool:
+        return self.asks_teacher and self.teacher_processor is not None
 
     def check_columns(self, column_names: Collection[str]) -> None:
         """Refuses columns that cannot be encoded.
@@ -151,6 +187,11 @@ class RowEncoder:
                 "the dataset has a column teacher, but the teacher has no named adapters: give them, or remove the "
                 "column"
             )
+        if IMAGES in column_names and self.image_token is None:
+            raise ValueError(
+                "the dataset has images, but the student reads none: take a model whose encoder reads images, and "
+                "pass its processor, not a tokenizer, as processing_class; or remove the column images"
+            )
 
     def encode(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a row's ids by the names of their columns.
@@ -159,47 +200,77 @@ class RowEncoder:
             ValueError: If the row has no source or target, or one that is empty, its messages cannot be shown, or the
                 teacher cannot read it or is unknown.
         """
-        messages, answer = _split_conversation(row["messages"]) if "messages" in row else (None, None)
-        contents = "\n\n".join(message["content"] for message in messages or ())
-        source, target = _text("source", row.get("source", contents)), _text("target", row.get("target", answer))
+        messages, answer = split_conversation(row["messages"]) if "messages" in row else (None, None)
+        contents = "\n\n".join(message_text(message, self.image_token or "") for message in messages or ())
+        source, target = (
+            filled_text(name, row.get(name, default)) for name, default in (("source", contents), ("target", answer))
+        )
+        refuse_image_tokens(target, self.image_token, self.teacher_processor)
         shown = self._cut_source(source)
         if shown != source and ("teacher_prompt" in row or messages is not None):
             logger.warning_once(
                 "Sources are cut to max_source_length, but the teacher has prompts of its own, which are read whole: "
                 "it may know more than the student"
             )
-        prompt_ids = self._teacher_prompt(row, messages, shown)
+        # with images, the prompt's length is not known yet
+        encoded = self._with_texts(row, messages, shown) if NUM_IMAGES in row else self._with_ids(row, messages, shown)
         labels, is_cut = self._labels(target)
-        encoded: dict[str, Any] = {
-            "input_ids": self._student_ids(shown),
-            "labels": labels,
-            "teacher_prompt_ids": prompt_ids,
-        }
-        teacher_labels = labels
+        encoded["labels"] = teacher_labels = labels
         if self.align is not None:
             teacher_labels = self._teacher_labels(target, is_cut=is_cut)
             aligned = self.align(labels, teacher_labels, self.tokenizer, self.teacher_tokenizer)
             encoded |= {"teacher_labels": teacher_labels, "aligned": [list(pair) for pair in aligned]}
-        self._check_teacher_length(len(prompt_ids), max(len(teacher_labels), self.sampled_length))
+        if "teacher_prompt_ids" in encoded:
+            self.check_teacher_length(len(encoded["teacher_prompt_ids"]), len(teacher_labels))
         return encoded | ({"teacher_index": self._teacher_index(row["teacher"])} if "teacher" in row else {})
 
-    def _student_ids(self, source: str) -> list[int]:
-        return frame_text(self.tokenizer, _fill(self.source_template, source)).ids
+    def _with_ids(self, row: Mapping[str, Any], messages: Sequence[Message] | None, source: str) -> dict[str, Any]:
+        if self.image_token is not None and self.image_token in source:
+            raise ValueError(
+                f"its source has {source.count(self.image_token)} image tokens {self.image_token!r}, but the dataset "
+                "has no column images: add it, or take the tokens out"
+            )
+        return {
+            "input_ids": frame_text(self.tokenizer, fill(self.source_template, source)).ids,
+            "teacher_prompt_ids": self._prompts.ids(row, messages, source),
+        }
+
+    def _with_texts(self, row: Mapping[str, Any], messages: Sequence[Message] | None, source: str) -> dict[str, Any]:
+        """Returns the texts of a row with images, which a `RowReader` reads."""
+        token, num_images = str(self.image_token), row[NUM_IMAGES]
+        source = with_image_tokens(source, token, num_images, what="source")
+        encoded = {SOURCE_TEXT: fill(self.source_template, source)}
+        if self._reads_prompt_late:
+            prompt_source = source.replace(token, self._prompts.image_token)
+            return encoded | {TEACHER_PROMPT_TEXT: self._prompts.text(row, messages, prompt_source, num_images)}
+        if not self.asks_teacher:
+            row, messages, num_images = {}, None, 0
+        return encoded | {"teacher_prompt_ids": self._prompts.ids(row, messages, source, num_images)}
+
+    @property
+    def _prompts(self) -> PromptMaker:
+        processor = self.teacher_processor if self.asks_teacher else None
+        return PromptMaker(tokenizer=self.teacher_tokenizer, processor=processor, template=self.teacher_template)
 
     def _cut_source(self, source: str) -> str:
         """Returns as much of a source as the student reads; the template around it is always whole."""
         if self.max_source_length is None:
             return source
-        start = 0 if self.source_template is None else self.source_template.index(SOURCE)
-        shown = cut_text(
+        before, after = (self.source_template or SOURCE).split(SOURCE)
+        shown = cut_inside(
             source,
+            before=before,
+            after=after,
+            tokenizer=self.tokenizer,
             max_tokens=self.max_source_length,
-            count=lambda text: count_tokens(self.tokenizer, _fill(self.source_template, text)),
-            spans=lambda: token_spans(
-                self.tokenizer, _fill(self.source_template, source), start=start, end=start + len(source)
-            ),
             truncation=self.source_truncation,
         )
+        if self.image_token is not None and shown.count(self.image_token) < source.count(self.image_token):
+            raise ValueError(
+                f"max_source_length is {self.max_source_length}, which would cut off image tokens "
+                f"{self.image_token!r}: raise it, or write the images where nothing is cut "
+                f"(source_truncation={self.source_truncation!r}), or leave the tokens out, and the images come first"
+            )
         if not shown:
             raise ValueError(
                 f"max_source_length is {self.max_source_length}, which has no room for any of the source beside the "
@@ -256,24 +327,23 @@ class RowEncoder:
         end = self.teacher_eos_token_id
         return self.teacher_tokenizer.eos_token_id if end is None else end
 
-    def _teacher_prompt(self, row: Mapping[str, Any], messages: Sequence[Message] | None, source: str) -> list[int]:
-        if messages is not None:
-            return chat_prompt(self.teacher_tokenizer, messages)
-        if "teacher_prompt" in row:
-            return text_prompt(self.teacher_tokenizer, _text("teacher_prompt", row["teacher_prompt"]))
-        if self.teacher_template is not None:
-            return text_prompt(self.teacher_tokenizer, _fill(self.teacher_template, source))
-        if self.teacher_tokenizer.chat_template is not None:
-            return chat_prompt(self.teacher_tokenizer, [{"role": "user", "content": source}])
-        return text_prompt(self.teacher_tokenizer, source + "\n")
-
     def _teacher_index(self, name: Any) -> int:
         indices = self.adapter_indices or {}
         if name not in indices:
             raise ValueError(f"its teacher is {name!r}, but the teacher has the adapters {sorted(indices)}")
         return indices[name]
 
-    def _check_teacher_length(self, prompt: int, target: int) -> None:
+    def check_teacher_length(self, prompt: int, target: int) -> None:
+        """Refuses what is too long for the teacher.
+
+        Args:
+            prompt: Number of tokens.
+            target: Number of tokens; the teacher has to have room for sampled targets too.
+
+        Raises:
+            ValueError: If it reads less.
+        """
+        target = max(target, self.sampled_length)
         if self.teacher_max_length is not None and prompt + target > self.teacher_max_length:
             raise ValueError(
                 f"the teacher would read a prompt of {prompt} and a target of {target} tokens, but it reads at most "
@@ -297,7 +367,7 @@ def encode_rows(
         ValueError: If columns are missing, contradict each other or have the names of encoded ones, or a row cannot
             be encoded.
     """
-    from datasets import Dataset
+    from datasets import Dataset, concatenate_datasets
 
     # a stream need not know its columns before it is read
     names = dataset.column_names or list(next(iter(dataset), {}))
@@ -309,59 +379,19 @@ def encode_rows(
             "remove or rename these"
         )
     texts = [name for name in TEXT_COLUMNS if name in names]
+    beside = None
+    if isinstance(dataset, Dataset) and IMAGES in names:
+        # what is no text stays where it is: images are neither decoded nor copied
+        beside = dataset.select_columns([name for name in names if name not in texts])
+        dataset = dataset.select_columns(texts).add_column(NUM_IMAGES, image_counts(dataset))
+        texts.append(NUM_IMAGES)
+    elif IMAGES in names:
+        # of a stream, all that are encoded together are decoded
+        batch_size = 1
     options: dict[str, Any] = {"batch_size": batch_size, "remove_columns": texts}
     if dataset.features is not None:
-        options["features"] = _features(dataset.features, texts, made)
+        options["features"] = encoded_features(dataset.features, texts, made)
     if isinstance(dataset, Dataset):
         options |= {"num_proc": num_proc, "desc": "Encoding rows"}
-    return dataset.map(encoder, batched=True, with_indices=True, **options)
-
-
-def is_encoded(column_names: Collection[str]) -> bool:
-    """Returns whether rows with these columns have ids already."""
-    return set(ENCODED_COLUMNS) <= set(column_names)
-
-
-def row_key(teacher_prompt_ids: Sequence[int], teacher_target_ids: Sequence[int]) -> str:
-    """Returns a name for what the teacher reads: the same in every run, another one for other ids.
-
-    It is the SHA-256, in hexadecimal digits, of the number of the prompt's ids, these, and those of the target, each
-    a little-endian integer of 64 bits.
-    """
-    numbers = np.array([len(teacher_prompt_ids), *teacher_prompt_ids, *teacher_target_ids], dtype="<i8")
-    return sha256(numbers.tobytes()).hexdigest()
-
-
-def _features(before: "Features", removed: Sequence[str], made: Sequence[str]) -> "Features":
-    """Returns the types of columns: told and not inferred, because the first rows of a column may all be empty."""
-    from datasets import Features, List, Value
-
-    types = dict.fromkeys(made, List(Value("int32"))) | {
-        "aligned": List(List(Value("int32"))),
-        "teacher_index": Value("int32"),
-    }
-    kept = {name: kind for name, kind in before.items() if name not in removed}
-    return Features(kept | {name: types[name] for name in made})
-
-
-def _fill(template: str | None, source: str) -> str:
-    return source if template is None else template.replace(SOURCE, source)
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"its {name} is {value!r}, but a {name} is a text that is not empty: remove such rows")
-    return value
-
-
-def _split_conversation(messages: Sequence[Message] | None) -> tuple[Sequence[Message], str | None]:
-    """Returns the messages that the teacher reads, and the assistant's answer if they end with one."""
-    messages = messages or ()
-    for message in messages:
-        if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
-            raise ValueError(f"it has the message {message}, but messages have a role and a content, both text")
-    answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
-    prompt = messages if answer is None else messages[:-1]
-    if not prompt:
-        raise ValueError("its messages have nothing that the assistant could answer: remove such rows")
-    return prompt, answer
+    encoded = dataset.map(encoder, batched=True, with_indices=True, **options)
+    return encoded if beside is None else concatenate_datasets([encoded, beside], axis=1)

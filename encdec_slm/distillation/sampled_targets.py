@@ -1,17 +1,19 @@
 """Batches whose rows are answered during the training, by the student or the teacher, before the loss is taken."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX
+from encdec_slm.distillation.collator import token_types
+from encdec_slm.distillation.columns import STUDENT_IMAGES, TEACHER_IMAGES
 from encdec_slm.distillation.heads import language_model
 from encdec_slm.distillation.policies import Sampling, choose_rows, row_seeds, sample_student, sample_teacher
 from encdec_slm.distillation.retokenization import NO_PAIR, Retokenizer
-from encdec_slm.distillation.step_loss import ROWS, SAMPLES, select
+from encdec_slm.distillation.step_loss import ROWS, SAMPLES, images_for, select
 from encdec_slm.distillation.teachers import Teacher
 
 
@@ -30,6 +32,7 @@ class TargetSampler:
             `student_samples` of the batch.
         teacher_samples_fraction: Share of rows whose labels the teacher's answers take the place of.
         sampling: How answers are sampled.
+        teacher_sampling: The same for the teacher's.
         seed: Of the training.
         eos_token_ids: What ends an answer of the student.
         teacher: Who is asked; None if it answers no row.
@@ -40,6 +43,7 @@ class TargetSampler:
     on_policy_fraction: float
     teacher_samples_fraction: float
     sampling: Sampling
+    teacher_sampling: Sampling
     seed: int
     eos_token_ids: Sequence[int]
     teacher: Teacher | None = None
@@ -55,7 +59,8 @@ class TargetSampler:
             step: Number of steps done before.
         """
         batch = dict(batch)
-        seeds = row_seeds(self.seed, step, batch["input_ids"], batch["attention_mask"])
+        images = batch[STUDENT_IMAGES].digests() if STUDENT_IMAGES in batch else None
+        seeds = row_seeds(self.seed, step, batch["input_ids"], batch["attention_mask"], images)
         device = batch["input_ids"].device
         by_teacher = choose_rows(self.teacher_samples_fraction, seeds).to(device)
         # a row that the teacher answers is left to it
@@ -72,13 +77,15 @@ class TargetSampler:
         self, student: nn.Module, batch: dict[str, Any], rows: torch.Tensor, seeds: Sequence[int]
     ) -> dict[str, torch.Tensor]:
         part = select(batch, rows)
+        model = language_model(student)
         labels = sample_student(
-            language_model(student),
+            model,
             part["input_ids"],
             part["attention_mask"],
             self.sampling,
             [seeds[row] for row in rows.tolist()],
             self.eos_token_ids,
+            images_for(model, part),
         )
         return {ROWS: rows, **self._with_teacher_ids(labels)}
 
@@ -98,17 +105,13 @@ class TargetSampler:
     def _answers_of_teacher(self, part: dict[str, Any], seeds: Sequence[int]) -> torch.Tensor:
         indices = part.get("teacher_index")
         if indices is None:
-            return self._labels_of(part["teacher_prompt_ids"], part["teacher_prompt_mask"], seeds)
+            return self._labels_of(part, seeds)
         answers = torch.full((len(seeds), 0), IGNORE_INDEX, device=indices.device)
         teacher = self._asked()
         for index in indices.unique().tolist():
             rows = (indices == index).nonzero().flatten()
             with teacher.reading_with(index):
-                labels = self._labels_of(
-                    part["teacher_prompt_ids"][rows],
-                    part["teacher_prompt_mask"][rows],
-                    [seeds[row] for row in rows.tolist()],
-                )
+                labels = self._labels_of(select(part, rows), [seeds[row] for row in rows.tolist()])
             answers = _put(answers, rows, labels)
         return answers
 
@@ -117,16 +120,19 @@ class TargetSampler:
             raise ValueError("teacher_samples_fraction is above 0, but there is no teacher in memory: give one")
         return self.teacher
 
-    def _labels_of(self, prompts: torch.Tensor, mask: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    def _labels_of(self, part: Mapping[str, Any], seeds: Sequence[int]) -> torch.Tensor:
         teacher = self._asked()
+        model = language_model(teacher.model)
+        images = part[TEACHER_IMAGES].joined(model) if TEACHER_IMAGES in part else {}
         labels = sample_teacher(
-            language_model(teacher.model),
-            prompts,
-            mask,
-            self.sampling if self.retokenizer is None else replace(self.sampling, shared_ids=None),
+            model,
+            part["teacher_prompt_ids"],
+            part["teacher_prompt_mask"],
+            self.teacher_sampling,
             seeds,
             self.teacher_eos_token_ids,
             teacher.exchange,
+            {**token_types(part), **images},
         )
         return labels if self.retokenizer is None else self.retokenizer.for_student(labels)
 

@@ -12,6 +12,8 @@ import torch
 from encdec_slm.distillation.alignment import exchange_ids, read_after_prompt
 from encdec_slm.distillation.cache import TeacherCache
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX, LazyLogits
+from encdec_slm.distillation.collator import token_types
+from encdec_slm.distillation.columns import TEACHER_IMAGES
 from encdec_slm.distillation.divergences import TopK, top_k_of_logits
 from encdec_slm.distillation.heads import GivenLogits
 from encdec_slm.distillation.teachers import SelfTeacher, Teacher
@@ -74,6 +76,8 @@ class LiveSignal:
             exchange_ids(labels, self.teacher.exchange),
             labels != IGNORE_INDEX,
             pad_token_id=self.teacher.pad_token_id,
+            token_types=token_types(batch),
+            images=batch.get(TEACHER_IMAGES),
         )
         logits = self.teacher.predict(inputs, batch.get("teacher_index"))
         return logits if self.choice is None else self.choice(logits)
@@ -100,6 +104,5 @@ class OwnBaseSignal:
 
     def __call__(self, batch: Batch) -> LazyLogits | TopK:
         """Returns what the base says at each position of the labels."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-        logits = self.teacher.predict(inputs)
+        logits = self.teacher.predict(batch)
         return logits if self.choice is None else self.choice(logits)

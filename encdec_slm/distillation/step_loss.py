@@ -15,8 +15,10 @@ from encdec_slm.distillation.chunked_divergence import (
     Objective,
     distillation_loss,
 )
+from encdec_slm.distillation.columns import STUDENT_IMAGES
 from encdec_slm.distillation.divergences import TopK
 from encdec_slm.distillation.heads import GivenLogits, capture_head
+from encdec_slm.distillation.images import RowImages
 from encdec_slm.distillation.original_loss import original_divergence
 from encdec_slm.distillation.universal import universal_loss
 
@@ -75,9 +77,8 @@ class StepLoss:
             num_batches: Number of batches of the step, for the published code's mean, which knows no items.
             with_teacher: Whether the teacher is asked; if not, the cross-entropy is all there is.
         """
-        encoded = student.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        states = encoded.last_hidden_state
-        gold = decode(student, states, batch)
+        states = encode(student, batch)
+        gold = decode(student, states, batch["labels"])
         alpha = self.alpha if with_teacher else 0.0
         if alpha > 0 and self._is_one_pass(batch):
             return self._in_one_pass(gold, batch, num_items, num_divergence_items)
@@ -139,7 +140,7 @@ class StepLoss:
     def _divergence(
         self,
         student: PreTrainedModel,
-        states: torch.Tensor,
+        states: "EncoderStates",
         gold: LazyLogits,
         batch: Batch,
         num_items: torch.Tensor | int | None,
@@ -147,12 +148,12 @@ class StepLoss:
         """Returns the divergence on labels where the student has not answered, and on its answers where it has."""
         off_policy, on_policy = split_rows(batch)
         items = self.count(batch) if num_items is None else num_items
-        total = states.new_zeros(())
+        total = states.values.new_zeros(())
         if off_policy is not None:
             rows = off_policy[ROWS]
             total = total + self._divergence_of(gold[rows], off_policy, items)
         if on_policy is not None:
-            answers = decode(student, states[on_policy[ROWS]], on_policy)
+            answers = decode(student, states[on_policy[ROWS]], on_policy["labels"])
             total = total + self._divergence_of(answers, on_policy, items)
         return total
 
@@ -181,19 +182,51 @@ class StepLoss:
         ).loss
 
 
-def decode(student: Any, states: torch.Tensor, batch: Batch) -> LazyLogits:
-    """Returns the student's logits for the labels of a batch.
+@dataclass(frozen=True, eq=False)
+class EncoderStates:
+    """What the decoder reads of the sources of a batch.
+
+    Args:
+        values: Of shape (batch, states, hidden).
+        mask: Which of them are no padding, of shape (batch, states). They are as many as the source has tokens, unless
+            the encoder has averaged those of images.
+    """
+
+    values: torch.Tensor
+    mask: torch.Tensor
+
+    def __getitem__(self, rows: torch.Tensor) -> "EncoderStates":
+        """Returns some rows."""
+        return EncoderStates(self.values[rows], self.mask[rows])
+
+
+def encode(student: PreTrainedModel, batch: Batch) -> EncoderStates:
+    """Returns what the student's encoder makes of the sources of a batch, and of their images."""
+    encoded = student.get_encoder()(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **images_for(student, batch)
+    )
+    mask = encoded["attention_mask"] if "attention_mask" in encoded else batch["attention_mask"]
+    return EncoderStates(encoded.last_hidden_state, mask)
+
+
+def images_for(student: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Returns the images of a batch as the student takes them."""
+    return batch[STUDENT_IMAGES].joined(student) if STUDENT_IMAGES in batch else {}
+
+
+def decode(student: Any, states: EncoderStates, labels: torch.Tensor) -> LazyLogits:
+    """Returns the student's logits for labels.
 
     Args:
         student: An encoder-decoder.
-        states: Of its encoder, of shape (batch, source, hidden).
-        batch: With `attention_mask` of the source and `labels`.
+        states: Of its encoder.
+        labels: Of shape (batch, target).
     """
     with capture_head(student) as head:
         student(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=student.prepare_decoder_input_ids_from_labels(labels=batch["labels"]),
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.values),
+            attention_mask=states.mask,
+            decoder_input_ids=student.prepare_decoder_input_ids_from_labels(labels=labels),
             use_cache=False,
         )
         return head.read()
@@ -201,7 +234,7 @@ def decode(student: Any, states: torch.Tensor, batch: Batch) -> LazyLogits:
 
 def select(batch: Batch, rows: torch.Tensor) -> dict[str, Any]:
     """Returns some rows of a batch, without the samples, and which they are."""
-    chosen = {name: tensor[rows] for name, tensor in batch.items() if isinstance(tensor, torch.Tensor) and tensor.ndim}
+    chosen = {name: value[rows] for name, value in batch.items() if _is_by_row(value)}
     return {**chosen, ROWS: rows}
 
 
@@ -215,3 +248,7 @@ def split_rows(batch: Batch) -> tuple[dict[str, Any] | None, dict[str, Any] | No
     others = every[torch.isin(every, sampled, invert=True)]
     on_policy = {**select(batch, sampled), **samples}
     return (select(batch, others) if len(others) else None), on_policy
+
+
+def _is_by_row(value: Any) -> bool:
+    return isinstance(value, RowImages) or (isinstance(value, torch.Tensor) and value.ndim > 0)

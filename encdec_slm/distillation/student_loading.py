@@ -1,13 +1,14 @@
-"""The student and its tokenizer, from a model or a name."""
+"""The student and its tokenizer or processor, from a model or a name."""
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from encdec_slm.distillation.arguments import DistillationArguments
 from encdec_slm.distillation.heads import language_model
-from encdec_slm.distillation.teacher_loading import tokenizer_options
+from encdec_slm.distillation.teacher_loading import ProcessingClass, load_processing_class, tokenizer_options
 from encdec_slm.parameter_groups import freeze
 
 
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 def load_student(
     model: nn.Module | str,
-    tokenizer: PreTrainedTokenizerBase | None,
+    processing_class: ProcessingClass | None,
     args: DistillationArguments,
     peft_config: "PeftConfig | None" = None,
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Returns an encoder-decoder, whose parameters learn but for `args.freeze`, and its tokenizer.
+) -> tuple[nn.Module, ProcessingClass]:
+    """Returns an encoder-decoder, whose parameters learn but for `args.freeze`, and its tokenizer or processor.
 
     Args:
         model: An encoder-decoder, a `PeftModel` of one, or its name, which `args.model_init_kwargs` goes with.
-        tokenizer: Loaded by the model's name if not given.
+        processing_class: Loaded by the model's name if not given: the processor of a model that reads images.
         args: Arguments of the training.
         peft_config: Of an adapter to put around the model.
 
@@ -40,18 +41,23 @@ def load_student(
     else:
         student, name = model, str(language_model(model).config.name_or_path)
     _check(student)
-    if tokenizer is None:
-        tokenizer = _tokenizer_of(name, type(student).__name__, options)
+    if processing_class is None:
+        processing_class = _processing_class_of(name, type(student).__name__, options)
     if peft_config is not None:
         student = _with_adapter(student, peft_config)
     freeze(student, args.freeze or [])
-    return student, tokenizer
+    return student, processing_class
 
 
-def _tokenizer_of(name: str, kind: str, options: dict[str, object]) -> PreTrainedTokenizerBase:
+def reads_images(student: PreTrainedModel) -> bool:
+    """Returns whether images go into the student's encoder."""
+    return "pixel_values" in inspect.signature(student.get_encoder().forward).parameters
+
+
+def _processing_class_of(name: str, kind: str, options: dict[str, object]) -> ProcessingClass:
     if not name:
         raise ValueError(f"the student is a {kind} without a name: pass its tokenizer as processing_class")
-    return AutoTokenizer.from_pretrained(name, **tokenizer_options(options))
+    return load_processing_class(name, tokenizer_options(options))
 
 
 def _check(model: Any) -> None:

@@ -1,11 +1,21 @@
-"""Teachers from checkpoints of decoder-only models, and of adapters on top of them."""
+"""Teachers from checkpoints of decoder-only models, with or without images, and of adapters on top of them."""
 
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from encdec_slm.distillation.heads import language_model
@@ -15,6 +25,8 @@ from encdec_slm.distillation.teachers import Teacher, check_is_causal, is_quanti
 # what says where files are, and not what is made of them
 PLACE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 TOKENIZER_OPTIONS = (*PLACE, "trust_remote_code")
+# a tokenizer, or the processor of a model that reads images
+ProcessingClass = PreTrainedTokenizerBase | ProcessorMixin
 # of an adapter that was given no name
 DEFAULT_ADAPTER = "default"
 
@@ -22,7 +34,7 @@ DEFAULT_ADAPTER = "default"
 def load_teacher(
     model: str | PathLike[str] | PreTrainedModel | nn.Module,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: ProcessingClass | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
     adapters: Mapping[str, str | PathLike[str]] | str | PathLike[str] | None = None,
     merge_adapter: bool = False,
@@ -31,9 +43,10 @@ def load_teacher(
     """Returns a teacher, loaded by name or made of a model.
 
     Args:
-        model: Folder or Hub id of a causal language model, or of an adapter, whose base is then loaded too; or a
-            model, which is frozen, and changed in place by `adapters` and `merge_adapter`.
-        tokenizer: Loaded with the model, or with the base of an adapter, if that is given by name.
+        model: Folder or Hub id of a causal language model, of one that reads images too, or of an adapter, whose base
+            is then loaded too; or a model, which is frozen, and changed in place by `adapters` and `merge_adapter`.
+        tokenizer: Loaded with the model, or with the base of an adapter, if that is given by name. A model that reads
+            images has a processor instead.
         init_kwargs: Arguments of `from_pretrained`, as `dtype` (by default that of the checkpoint),
             `quantization_config`, `device_map`, `revision`, `trust_remote_code` or `attn_implementation`.
         adapters: Folder or Hub id of an adapter, or several by name, among which each row chooses.
@@ -61,9 +74,9 @@ def load_teacher(
 
 
 def _load_checkpoint(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, init_kwargs: Mapping[str, Any]
-) -> tuple[nn.Module, PreTrainedTokenizerBase, tuple[str, ...]]:
-    """Returns a model, its tokenizer and the names of its adapters.
+    name: str, tokenizer: ProcessingClass | None, init_kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, ProcessingClass, tuple[str, ...]]:
+    """Returns a model, its tokenizer or processor, and the names of its adapters.
 
     Args:
         name: Folder or Hub id of a causal language model, or of an adapter, whose base is then loaded too.
@@ -144,9 +157,21 @@ def tokenizer_options(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: init_kwargs[name] for name in TOKENIZER_OPTIONS if name in init_kwargs}
 
 
+def load_processing_class(name: str, options: Mapping[str, Any]) -> ProcessingClass:
+    """Returns the processor of a checkpoint that reads images, or the tokenizer of another one.
+
+    Args:
+        name: Folder or Hub id.
+        options: See `tokenizer_options`.
+    """
+    config = AutoConfig.from_pretrained(name, **options)
+    auto_class = AutoProcessor if _reads_images(config) else AutoTokenizer
+    return auto_class.from_pretrained(name, **options)  # type: ignore[no-any-return]
+
+
 def _load_model(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, init_kwargs: Mapping[str, Any]
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    name: str, tokenizer: ProcessingClass | None, init_kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, ProcessingClass]:
     options = tokenizer_options(init_kwargs)
     # half of a BART would be loaded as a causal language model
     config = AutoConfig.from_pretrained(name, **options)
@@ -155,5 +180,14 @@ def _load_model(
             f"the teacher {name} is an encoder-decoder ({(config.architectures or [config.model_type])[0]}), but a "
             "teacher reads [prompt ; target]: take a decoder-only model"
         )
-    tokenizer = AutoTokenizer.from_pretrained(name, **options) if tokenizer is None else tokenizer
-    return AutoModelForCausalLM.from_pretrained(name, **init_kwargs), tokenizer
+    tokenizer = load_processing_class(name, options) if tokenizer is None else tokenizer
+    auto_class = AutoModelForImageTextToText if _reads_images(config) else AutoModelForCausalLM
+    return auto_class.from_pretrained(name, **init_kwargs), tokenizer
+
+
+def _reads_images(config: PreTrainedConfig) -> bool:
+    """Returns whether the library, or the code of the checkpoint, has a model of images and texts for it."""
+    name = AutoModelForImageTextToText.__name__
+    if hasattr(config, "auto_map") and name in config.auto_map:
+        return True
+    return type(config) in AutoModelForImageTextToText._model_mapping  # type: ignore[attr-defined]

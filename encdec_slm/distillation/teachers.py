@@ -10,11 +10,12 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
 from encdec_slm.distillation.alignment import TeacherInputs, predictions_of_target
 from encdec_slm.distillation.chunked_divergence import LazyLogits
+from encdec_slm.distillation.columns import STUDENT_IMAGES
 from encdec_slm.distillation.heads import (
     GivenLogits,
     check_lazy_logits,
@@ -22,6 +23,7 @@ from encdec_slm.distillation.heads import (
     language_model,
     lazy_logits,
 )
+from encdec_slm.distillation.image_text import ImageTextReader, processor_of, tokenizer_of
 
 
 logger = logging.get_logger(__name__)
@@ -47,13 +49,14 @@ NOT_OF_THE_PREDICTIONS = frozenset(
 
 
 class Teacher:
-    """A frozen decoder-only model in evaluation mode, and its tokenizer.
+    """A frozen decoder-only model in evaluation mode, and its tokenizer or processor.
 
     It is no `nn.Module`, so that it is never trained, saved or wrapped with a student that holds it.
 
     Args:
-        model: A causal language model. It is frozen and set to evaluation mode, this very object.
-        tokenizer: Its own.
+        model: A causal language model, or one that reads images too (`AutoModelForImageTextToText`). It is frozen and
+            set to evaluation mode, this very object.
+        tokenizer: Its own, or the processor of a model that reads images.
         adapters: Names of adapters of a `PeftModel` that rows choose from by `teacher_index`; none if all rows are
             read by the model as it is.
         exchange: Id by which the student ends an answer, and that by which the teacher does, if they differ but have
@@ -66,7 +69,7 @@ class Teacher:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
         *,
         adapters: tuple[str, ...] = (),
         exchange: tuple[int, int] | None = None,
@@ -76,12 +79,25 @@ class Teacher:
         if adapters:
             _activate_first(model, adapters)
         self.model: Any = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.processing_class = tokenizer
         self.adapters = adapters
         self.exchange = exchange
         self._parameters = inspect.signature(self._below.forward).parameters
+        # tokens of an image are in rows and columns (Qwen2-VL and its kin)
+        self._has_own_positions = any(hasattr(module, "get_rope_index") for module in self._below.modules())
         # whether its head can be captured is found out with the first rows
         self._is_lazy: bool | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, also where it has a processor."""
+        return tokenizer_of(self.processing_class)
+
+    @property
+    def reader(self) -> ImageTextReader | None:
+        """Reads prompts with images; None for a model that reads texts only."""
+        processor = processor_of(self.processing_class)
+        return None if processor is None else ImageTextReader(processor=processor, is_prompt=True)
 
     @property
     def vocab_size(self) -> int:
@@ -135,7 +151,7 @@ class Teacher:
         for index in indices.unique().tolist():
             rows = (indices == index).nonzero().flatten()
             with self.reading_with(index):
-                parts.append(self._predict(_rows(inputs, rows)))
+                parts.append(self._predict(inputs[rows]))
             places.append(rows)
         return _join(parts, torch.cat(places).argsort())
 
@@ -169,20 +185,21 @@ class Teacher:
     def _calling(self, inputs: TeacherInputs) -> Callable[[], Any]:
         # a model in parts moves its inputs itself
         device = inputs.input_ids.device if hasattr(self._below, "hf_device_map") else self.device
-        optional = {
-            "position_ids": inputs.position_ids.to(device),
-            "logits_to_keep": inputs.target_length + 1,
-            "use_cache": False,
-        }
+        images = {} if inputs.images is None else inputs.images.joined(self._below, device)
+        optional = {"logits_to_keep": inputs.target_length + 1, "use_cache": False}
+        if not (images and self._has_own_positions):
+            optional["position_ids"] = inputs.position_ids.to(device)
         arguments = {
             "input_ids": inputs.input_ids.to(device),
             "attention_mask": inputs.attention_mask.to(device),
             **{name: value for name, value in optional.items() if name in self._parameters},
+            **{name: types.to(device) for name, types in inputs.token_types.items()},
+            **images,
         }
         return lambda: self.model(**arguments)
 
     def _can_be_lazy(self, inputs: TeacherInputs) -> bool:
-        first = _rows(inputs, torch.zeros(1, dtype=torch.long, device=inputs.input_ids.device))
+        first = inputs[torch.zeros(1, dtype=torch.long, device=inputs.input_ids.device)]
         try:
             check_lazy_logits(self.model, self._calling(first))
         except ValueError as reason:
@@ -236,15 +253,18 @@ class SelfTeacher:
         return self._below.config.get_text_config(decoder=True).vocab_size
 
     @torch.no_grad()
-    def predict(self, inputs: Mapping[str, torch.Tensor]) -> LazyLogits:
+    def predict(self, inputs: Mapping[str, Any]) -> LazyLogits:
         """Returns what the student would say without its adapter and without dropout, at its decoder's positions.
 
         Its mode, its adapters and which weights are trained are afterwards as they were.
 
         Args:
-            inputs: `input_ids` and `attention_mask` of the source, and `labels` of shape (batch, target).
+            inputs: `input_ids` and `attention_mask` of the source, `labels` of shape (batch, target), and
+                `student_images` if it has any.
         """
         source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        if STUDENT_IMAGES in inputs:
+            source |= inputs[STUDENT_IMAGES].joined(self._below)
         read = self._below.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
         with _without_adapter(self.student):
             lazy, _ = lazy_logits(
@@ -266,7 +286,10 @@ def check_is_causal(model: PreTrainedModel) -> None:
             f"the teacher is an encoder-decoder ({name}), but it reads [prompt ; target]: take a decoder-only model"
         )
     if model.get_output_embeddings() is None or not model.can_generate():
-        raise ValueError(f"the teacher is a {name}, which predicts no next token: load it with AutoModelForCausalLM")
+        raise ValueError(
+            f"the teacher is a {name}, which predicts no next token: load it with AutoModelForCausalLM, or "
+            "with AutoModelForImageTextToText if it reads images"
+        )
 
 
 def teacher_fingerprint(teacher: Teacher) -> str:
@@ -319,15 +342,6 @@ def _activate_first(model: Any, adapters: tuple[str, ...]) -> None:
             "load them with PEFT"
         )
     model.set_adapter(adapters[0])
-
-
-def _rows(inputs: TeacherInputs, rows: torch.Tensor) -> TeacherInputs:
-    return replace(
-        inputs,
-        input_ids=inputs.input_ids[rows],
-        attention_mask=inputs.attention_mask[rows],
-        position_ids=inputs.position_ids[rows],
-    )
 
 
 def _join(parts: list[Any], order: torch.Tensor) -> LazyLogits | GivenLogits:

@@ -115,6 +115,38 @@ def cut_text(
     return next((cut for cut in cuts if cut.strip() and count(cut) <= max_tokens), "")
 
 
+def cut_inside(
+    text: str,
+    *,
+    before: str,
+    after: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    truncation: Truncation = "end",
+) -> str:
+    """Returns as much of a text as has room between two others, which stay whole.
+
+    Args:
+        text: What may be too long.
+        before: In front of it.
+        after: Behind it.
+        tokenizer: Reads all three as one text.
+        max_tokens: Most tokens of all three, with those that the tokenizer adds.
+        truncation: What is left out.
+
+    Returns:
+        Empty if not a single token fits.
+    """
+    end = len(before) + len(text)
+    return cut_text(
+        text,
+        max_tokens=max_tokens,
+        count=lambda kept: count_tokens(tokenizer, before + kept + after),
+        spans=lambda: token_spans(tokenizer, before + text + after, start=len(before), end=end),
+        truncation=truncation,
+    )
+
+
 def _keep(text: str, places: list[tuple[int, int]], kept: int, truncation: Truncation) -> str:
     """Returns a text with only `kept` of its places, fewer than all: the first ones, the last ones, or both."""
     head = {"end": kept, "start": 0, "middle": (kept + 1) // 2}[truncation]

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     TrainerCallback,
 )
@@ -18,12 +17,13 @@ from transformers.trainer_utils import EvalLoopOutput
 from encdec_slm.distillation.arguments import DistillationArguments
 from encdec_slm.distillation.chunked_divergence import IGNORE_INDEX, DistillationLoss
 from encdec_slm.distillation.heads import language_model
-from encdec_slm.distillation.monitoring import Stopwatch, Sums, append_samples, refuse_loss, waiter
+from encdec_slm.distillation.monitoring import AnswerLog, Stopwatch, Sums, refuse_loss, waiter
 from encdec_slm.distillation.preparation import prepare
 from encdec_slm.distillation.retokenization import NO_PAIR
 from encdec_slm.distillation.sampled_targets import TEACHER_ROWS
-from encdec_slm.distillation.step_loss import ROWS, SAMPLES
+from encdec_slm.distillation.step_loss import ROWS, SAMPLES, images_for
 from encdec_slm.distillation.student_loading import load_student
+from encdec_slm.distillation.teacher_loading import ProcessingClass
 from encdec_slm.distillation.teachers import Teacher
 from encdec_slm.distillation.wrapped_forward import call_inside
 from encdec_slm.parameter_groups import build_optimizer, parse_rates
@@ -52,15 +52,17 @@ class DistillationTrainer(Seq2SeqTrainer):
     and that a loss divided by the items of the whole step is not divided again (`loss_is_scaled_for_ga`).
 
     Args:
-        model: The student: any `AutoModelForSeq2SeqLM`, also in a `PeftModel`, or the name of one.
-        teacher: Any `AutoModelForCausalLM`, its name, or a `Teacher`. None for a `PeftModel` as the student: its base,
-            without the adapter, is the teacher. Not needed with `args.teacher_cache`, or if alpha is 0.
+        model: The student: any `AutoModelForSeq2SeqLM`, also in a `PeftModel`, or the name of one. Images go into its
+            encoder.
+        teacher: Any `AutoModelForCausalLM` or `AutoModelForImageTextToText`, its name, or a `Teacher`. None for a
+            `PeftModel` as the student: its base, without the adapter, is the teacher. Not needed with
+            `args.teacher_cache`, or if alpha is 0.
         args: Arguments; those of the class by default.
         data_collator: `DataCollatorForDistillation` by default.
-        train_dataset: Rows with `source` and `target`, and optionally `teacher_prompt`, `messages` or `teacher`; see
-            `RowEncoder`. Or rows that are encoded already.
+        train_dataset: Rows with `source` and `target`, and optionally `images`, `teacher_prompt`, `messages` or
+            `teacher`; see `RowEncoder`. Or rows that are encoded already.
         eval_dataset: Likewise, or a dictionary of such.
-        processing_class: The student's tokenizer; loaded by the student's name by default.
+        processing_class: The student's tokenizer, or its processor; loaded by the student's name by default.
         teacher_processing_class: The teacher's; loaded by the teacher's name by default.
         compute_metrics: As in `Seq2SeqTrainer`.
         callbacks: As in `Seq2SeqTrainer`.
@@ -88,7 +90,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
     # narrower than in `Trainer`
     args: DistillationArguments
-    processing_class: PreTrainedTokenizerBase
+    processing_class: ProcessingClass
     model: Any
 
     def __init__(
@@ -99,8 +101,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         data_collator: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]] | None = None,
         train_dataset: "Dataset | IterableDataset | None" = None,
         eval_dataset: "Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None" = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        processing_class: ProcessingClass | None = None,
+        teacher_processing_class: ProcessingClass | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -140,7 +142,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         self._sums, self._evaluation_sums = Sums(), Sums()
         # since the last log
         self._steps = 0
-        self._answers_to_log = 0
+        self._answers = AnswerLog(self._folder / "samples.jsonl", self._prepared.encoder.tokenizer)
         self._newest_batch: Mapping[str, Any] | None = None
 
     @property
@@ -290,9 +292,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             return parts.loss, None, None
         answers: Any
         # without labels: the loss is there already
+        student: Any = language_model(self.accelerator.unwrap_model(model))
         labels, read = inputs["labels"], {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        read |= images_for(student, inputs)
         if not self.args.predict_with_generate:
-            student: Any = language_model(self.accelerator.unwrap_model(model))
             read["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=labels)
             _, logits, _ = super().prediction_step(model, read, False, ignore_keys)
             return parts.loss, logits, labels
@@ -329,7 +332,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Returns answers and metrics; see `Trainer`. The losses are means over all tokens of the dataset."""
-        self._evaluation_sums, self._answers_to_log = Sums(), self.args.log_samples
+        self._evaluation_sums, self._answers.room = Sums(), self.args.log_samples
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
@@ -369,7 +372,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         return self.accelerator.reduce(value, "sum")
 
     def _log_newest_samples(self) -> None:
-        batch, self._answers_to_log = self._newest_batch, self.args.log_samples
+        batch, self._answers.room = self._newest_batch, self.args.log_samples
         if batch is None:
             return
         if SAMPLES in batch:
@@ -383,18 +386,6 @@ class DistillationTrainer(Seq2SeqTrainer):
         self, by: str, sources: torch.Tensor, answers: torch.Tensor, labels: torch.Tensor | None = None
     ) -> None:
         """Adds some answers to the file of samples, as many as are left to log."""
-        number = min(self._answers_to_log, len(answers))
-        self._answers_to_log -= number
-        if not number or not self.is_world_process_zero():
-            return
         columns = {"source": sources, "answer": answers} | ({} if labels is None else {"target": labels})
-        texts = {name: self._texts(ids[:number]) for name, ids in columns.items()}
-        records = [
-            {"step": self.state.global_step, "by": by, **dict(zip(texts, row, strict=True))}
-            for row in zip(*texts.values(), strict=True)
-        ]
-        append_samples(self._folder / "samples.jsonl", records)
-
-    def _texts(self, ids: torch.Tensor) -> list[str]:
-        ends = self.processing_class.eos_token_id
-        return self.processing_class.batch_decode(ids.masked_fill(ids == IGNORE_INDEX, ends), skip_special_tokens=True)
+        facts = {"step": self.state.global_step, "by": by}
+        self._answers.add(facts, is_writing=self.is_world_process_zero(), **columns)

@@ -71,8 +71,9 @@ def to_shared_ids(
 def count_shared_ids(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
     """Returns how many ids, from 0 on, stand for the same string in both tokenizers.
 
-    One of them may have more: tokens that were added behind the others. Only the strings are compared, not how a text
-    is cut into them: what one tokenizer has cut is given to both models.
+    One of them may have more: tokens that were added behind the others. Both may have special tokens there that
+    differ, such as those of images: these are not shared, nor is what follows them. Only the strings are compared, not
+    how a text is cut into them: what one tokenizer has cut is given to both models.
 
     Raises:
         ValueError: If an id stands for different strings, or for one in the middle of the ids of only one tokenizer.
@@ -80,6 +81,8 @@ def count_shared_ids(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
     teacher_tokens, student_tokens = _tokens_by_id(teacher), _tokens_by_id(student)
     shared = 1 + min(max(teacher_tokens), max(student_tokens))
     different = [i for i in range(shared) if teacher_tokens.get(i) != student_tokens.get(i)]
+    if different and different[0] > max(_last_of_text(teacher), _last_of_text(student)):
+        return different[0]
     if different:
         shown = ", ".join(f"{i} is {teacher_tokens.get(i)!r} and {student_tokens.get(i)!r}" for i in different[:3])
         raise ValueError(
@@ -97,3 +100,9 @@ def _with_tail(log_probs: torch.Tensor, shared: int) -> torch.Tensor:
 
 def _tokens_by_id(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {i: token for token, i in tokenizer.get_vocab().items()}
+
+
+def _last_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the highest id of a token that is no special one; -1 if there is none."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(set(tokenizer.get_vocab().values()) - special, default=-1)

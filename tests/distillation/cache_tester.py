@@ -7,10 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from encdec_slm.distillation.cache import TeacherCache
+from encdec_slm.distillation.cache import TeacherCache, row_key
 from encdec_slm.distillation.cache_writer import write_teacher_cache
 from encdec_slm.distillation.collator import DataCollatorForDistillation
-from encdec_slm.distillation.rows import row_key
 from encdec_slm.distillation.teachers import Teacher
 
 

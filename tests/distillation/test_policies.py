@@ -274,3 +274,14 @@ def test_what_does_not_fit(teacher):
         choose_rows(1.1, [1])
     with pytest.raises(ValueError, match="shapes"):
         row_seeds(0, 0, input_ids, mask[:1])
+
+
+def test_suppressed_ids_are_not_sampled():
+    model, rows = random_weights(t5), sources(*[4] * 40)
+    every, fewer = (
+        {token for answer in draw(model, rows, sampling=sampling) for token in answer}
+        for sampling in (Sampling(max_new_tokens=LENGTH), Sampling(max_new_tokens=LENGTH, suppressed_ids=(4, 5, 99)))
+    )
+    assert {4, 5} <= every
+    assert not {4, 5} & fewer
+    assert len(fewer) > 4

@@ -103,8 +103,11 @@ def test_seeds_know_the_source_without_its_padding():
         *row_seeds(1, 3, *padded(rows)),
         *row_seeds(1, 2, same, mask),
         *row_seeds(1, 2, same, torch.ones(1, 4)),
+        # images are of the source too
+        *row_seeds(1, 2, *padded(rows), images=["one", "another", "one"]),
     }
-    assert len(others) == 11
+    assert row_seeds(1, 2, *padded(rows), images=[""] * 3) == seeds
+    assert len(others) == 14
     assert all(-(2**63) <= seed < 2**63 for seed in others)
 
 

@@ -8,7 +8,9 @@ from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from encdec_slm.distillation.rows import RowEncoder, encode_rows, is_encoded, row_key
+from encdec_slm.distillation.cache import row_key
+from encdec_slm.distillation.columns import is_encoded
+from encdec_slm.distillation.rows import RowEncoder, encode_rows
 
 
 # the padding token is that of unknown words, as in the original's tokenizer

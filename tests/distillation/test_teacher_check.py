@@ -3,8 +3,10 @@
 import pytest
 import torch
 from foreign_models import SCALED, TEACHERS, gpt2, llama
+from image_tester import TEACHERS as IMAGE_TEACHERS
+from image_tester import image_teacher
 from teacher_tester import TEXT, llama_again
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from encdec_slm.distillation.teacher_check import check_teacher
 from encdec_slm.distillation.teacher_loading import load_teacher
@@ -69,3 +71,40 @@ def test_a_prompt_too_short_is_refused(tiny_tokenizer):
 
 def test_adapters(adapters, tiny_tokenizer):
     check_teacher(load_teacher(llama_again(), tokenizer=tiny_tokenizer, adapters=adapters))
+
+
+class LooksAhead(LlamaForCausalLM):
+    """A teacher whose every token knows the last one, as where a prefix language model takes all for a prefix."""
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, logits_to_keep=0, use_cache=None):
+        embed = self.get_input_embeddings()
+        return super().forward(
+            inputs_embeds=embed(input_ids) + 0.1 * embed(input_ids[:, -1:]),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            logits_to_keep=logits_to_keep,
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_that_reads_ahead_is_refused(dtype, tiny_tokenizer):
+    teacher = Teacher(LooksAhead(llama().config).to(dtype), tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"changes by .* with a token that comes later"):
+        check_teacher(teacher)
+
+
+class TestTeachersThatReadImages:
+    @pytest.mark.parametrize("name", IMAGE_TEACHERS)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_pass(self, name, dtype):
+        model, processor = image_teacher(name)
+        check_teacher(Teacher(model.to(dtype), processor))
+
+    def test_are_refused_if_they_take_the_images_of_other_rows(self):
+        class TakesOtherImages(LlavaForConditionalGeneration):
+            def forward(self, pixel_values=None, **inputs):
+                return super().forward(pixel_values=None if pixel_values is None else pixel_values.flip(0), **inputs)
+
+        model, processor = image_teacher("llava")
+        with pytest.raises(ValueError, match=r"TakesOtherImages.* padded on the left"):
+            check_teacher(Teacher(TakesOtherImages(model.config), processor))

@@ -3,9 +3,16 @@
 import pytest
 import torch
 from foreign_models import VOCAB_SIZE, bart, llama, t5
+from image_tester import image_teacher
 from peft import LoraConfig, PeftModel, get_peft_model
 from teacher_tester import STRONG, adapter, llama_again, some_inputs
-from transformers import AutoModelForCausalLM, BitNetQuantConfig, LlamaForSequenceClassification, LlamaModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitNetQuantConfig,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    LlavaForConditionalGeneration,
+)
 from transformers.quantizers import AutoHfQuantizer
 
 from encdec_slm.distillation.heads import GivenLogits
@@ -20,6 +27,19 @@ def test_by_name(checkpoint):
     assert teacher.device.type == "cpu"
     wanted = Teacher(llama_again(), teacher.tokenizer).predict(some_inputs()).logits()
     torch.testing.assert_close(teacher.predict(some_inputs()).logits(), wanted)
+
+
+def test_a_model_of_images_by_name_brings_its_processor(tmp_path):
+    model, processor = image_teacher("llava")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path)
+    assert isinstance(teacher.model, LlavaForConditionalGeneration)
+    assert type(teacher.processing_class) is type(processor)
+    assert teacher.reader is not None
+    inputs = some_inputs()
+    wanted = Teacher(model, processor).predict(inputs).logits()
+    torch.testing.assert_close(teacher.predict(inputs).logits(), wanted)
 
 
 def test_the_dtype_is_that_of_the_checkpoint_or_as_asked(tmp_path, tiny_tokenizer):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from distillation_tester import word_tokenizer
 from transformers import PreTrainedTokenizerFast
 from word_tokenizers import save_word_tokenizer
 
@@ -109,6 +110,21 @@ def test_tokenizers_share_the_ids_of_the_smaller_one(tmp_path):
     words = ["<unk>", "a", "b", "c"]
     short, long = tokenizer(tmp_path / "short", words), tokenizer(tmp_path / "long", [*words, "<extra_id_0>"])
     assert count_shared_ids(short, short) == count_shared_ids(short, long) == count_shared_ids(long, short) == 4
+
+
+def test_special_tokens_behind_the_words_need_not_be_the_same():
+    words = ["<unk>", "a", "b", "</s>"]
+
+    def with_special(*special, more=()):
+        roles = {"pad_token": "</s>", "bos_token": "</s>", "extra_special_tokens": list(special)}
+        return word_tokenizer([*words, *special, *more], end=None, **roles)
+
+    first, second = with_special("<image>", "<row>"), with_special("<row>", "<image>", "<end>")
+    assert count_shared_ids(first, second) == count_shared_ids(second, first) == 4
+    assert count_shared_ids(first, with_special("<image>", "<tile>")) == 5
+    # a word behind them has a right place and a wrong one
+    with pytest.raises(ValueError, match="2 of 7 ids mean different tokens"):
+        count_shared_ids(with_special("<image>", "<row>", more="c"), with_special("<row>", "<image>", more="c"))
 
 
 def test_tokenizers_with_other_strings_are_refused(tmp_path):
