@@ -8,7 +8,8 @@ import torch
 import yaml
 from datasets import Dataset
 from distillation_tester import rows, student, teacher, trainer, word_tokenizer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from image_tester import image_rows, image_teacher, vision_student
+from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 
 from encdec_slm.cli import main
 from encdec_slm.distillation.__main__ import build_parser, parse
@@ -250,3 +251,43 @@ def test_too_few_rows_or_several_kinds_of_files_are_refused(tmp_path):
         load_rows(both)
     with pytest.raises(ValueError, match="validation split of its own"):
         RowArguments(dataset_name="rows", validation_file=["one.jsonl"])
+
+
+class TestImages:
+    @pytest.fixture
+    def image_file(self, tmp_path):
+        """A JSON Lines file whose rows have paths of images, from its own folder."""
+        folder = tmp_path / "data" / "pictures"
+        folder.mkdir(parents=True)
+        records = []
+        for i, row in enumerate(image_rows(6)):
+            names = [f"pictures/{i}_{j}.png" for j in range(len(row["images"]))]
+            for image, name in zip(row["images"], names, strict=True):
+                image.save(tmp_path / "data" / name)
+            records.append({"pictures": names, "source": row["source"], "target": row["target"]})
+        path = tmp_path / "data" / "train.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return str(path)
+
+    def test_in_files_are_distilled_from(self, image_file, tmp_path):
+        for name, (model, processor) in {"student": vision_student(), "teacher": image_teacher("llava")}.items():
+            model.save_pretrained(tmp_path / name)
+            processor.save_pretrained(tmp_path / name)
+        files = {"train_file": image_file, "image_column": "pictures", "validation_split_percentage": 34}
+        models = {"model_name_or_path": tmp_path / "student", "teacher_name_or_path": tmp_path / "teacher"}
+
+        metrics = distill(flags(**models, output_dir=tmp_path / "out", **files, **QUIET))
+
+        assert metrics["eval_kd_loss"] > 0
+        saved = AutoProcessor.from_pretrained(tmp_path / "out")
+        assert type(saved).__name__ == "EncDecSLMVisionProcessor"
+        before = vision_student()[0].state_dict()
+        after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+        assert any("vision_tower" in name and not torch.equal(value, before[name]) for name, value in after.items())
+
+    def test_are_looked_for_before_the_training(self, image_file, tmp_path):
+        options = {"train_file": [image_file], "image_column": "pictures"}
+        train, _ = load_rows(RowArguments(**options))
+        assert train["images"][1] == [str(tmp_path / "data" / "pictures" / f"2_{j}.png") for j in range(2)]
+        with pytest.raises(ValueError, match=r"2_0\.png of a row is not in .*image_folder"):
+            load_rows(RowArguments(**options, image_folder=str(tmp_path)))
