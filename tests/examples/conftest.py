@@ -18,6 +18,22 @@ def _quiet_progress():
     datasets.enable_progress_bars()
 
 
+@pytest.fixture(scope="module")
+def few_emoji():
+    """Of the emoji, four are in each split; the charts are few on request."""
+    import vision_rows
+    from data.emoji import EmojiPictures
+
+    class FewEmoji(EmojiPictures):
+        def as_dataset(self, **options):
+            # each has three questions
+            return {name: rows.select(range(12)) for name, rows in super().as_dataset(**options).items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision_rows, "EmojiPictures", FewEmoji)
+        yield
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory, tiny_tokenizer):
     """A decoder-only model of four layers."""
