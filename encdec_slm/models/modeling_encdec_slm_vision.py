@@ -276,6 +276,11 @@ class EncDecSLMVisionModel(EncDecSLMVisionPreTrainedModel, EncDecSLMModel):
         )
 
 
+def without_images(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of a call's arguments is of texts alone."""
+    return {name: value for name, value in kwargs.items() if name not in {"pixel_values", "image_sizes"}}
+
+
 @auto_docstring
 class EncDecSLMVisionForConditionalGeneration(EncDecSLMVisionPreTrainedModel, EncDecSLMForConditionalGeneration):
     _model_class = EncDecSLMVisionModel
@@ -315,11 +320,15 @@ class EncDecSLMVisionForConditionalGeneration(EncDecSLMVisionPreTrainedModel, En
         model.generation_config = deepcopy(text.generation_config)
         return model
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        # the encoder has seen the images, and beams need no copies of them; an assistant, which has none, still does
+        if expand_size > 1:
+            kwargs = without_images(kwargs)
+        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in the text model; the images have been seen when the first token is generated."""
-        for name in ("pixel_values", "image_sizes"):
-            kwargs.pop(name, None)
-        return super().prepare_inputs_for_generation(*args, **kwargs)
+        return super().prepare_inputs_for_generation(*args, **without_images(kwargs))
 
     @can_return_tuple
     @auto_docstring

@@ -56,9 +56,14 @@ def tower_arguments(tower: PreTrainedModel) -> dict[str, Any]:
     Raises:
         ValueError: If it does not read them, or needs more than the pixels of square views.
     """
+    if hasattr(tower.config, "vision_config"):
+        raise ValueError(
+            f"a model of type {tower.config.model_type} is more than a tower: pass its vision_model, or the name of "
+            "its checkpoint, of which the vision half is taken"
+        )
     parameters = inspect.signature(tower.forward).parameters
     if "pixel_values" not in parameters:
-        raise ValueError(f"a {tower.config.model_type} model reads no pixel_values: choose a vision tower")
+        raise ValueError(f"a model of type {tower.config.model_type} reads no pixel_values: choose a vision tower")
     needed = {name for name, value in parameters.items() if value.default is value.empty}
     needed -= {"pixel_values", "kwargs"}
     if needed:

@@ -38,6 +38,18 @@ class TestGeneration(GenerationLaws):
             generate(model, tester.inputs(), **strategy)
         assert len(calls) == 3
 
+    def test_beams_carry_no_copies_of_the_images(self, model, tester, monkeypatch):
+        seen = []
+        prepare = model.prepare_inputs_for_generation
+        monkeypatch.setattr(
+            model,
+            "prepare_inputs_for_generation",
+            lambda *args, **kwargs: seen.append(kwargs) or prepare(*args, **kwargs),
+        )
+        generate(model, tester.inputs(), num_beams=3)
+        assert seen
+        assert not any("pixel_values" in kwargs for kwargs in seen)
+
     def test_answers_depend_on_the_image(self, model, tester):
         row = tester.row(7)
         tokens = generate(model, row, **GREEDY)
