@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_cached_repo_tree, resolve_revision, snapshot_download
+from huggingface_hub import get_cached_repo_tree, is_offline_mode, resolve_revision, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     DryRunError,
@@ -206,9 +206,10 @@ def _download(repo_id: str, revision: str | None, patterns: tuple[str, ...], acc
         get_cached_repo_tree(repo_id, revision=commit)
         folder = snapshot_download(**options, local_files_only=True)
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
-        if not access.local_files_only:
+        local_files_only = access.local_files_only or is_offline_mode()
+        if not local_files_only:
             _check_before_download(options, access.max_file_bytes)
-        folder = snapshot_download(**options, local_files_only=access.local_files_only)
+        folder = snapshot_download(**options, local_files_only=local_files_only)
     return Path(folder), commit
 
 

@@ -90,8 +90,8 @@ class LocalHub:
             stack.enter_context(patch.multiple(constants, **self._constants(home)))
             # the functions of the library, such as `create_repo`, are methods of this one
             stack.enter_context(patch.object(hf_api.api, "endpoint", self.url))
-            # Transformers keeps one of its own, with the endpoint at its first use
-            stack.enter_context(patch("transformers.utils.hub._hf_api", None))
+            # newer releases of Transformers keep one of their own, with the endpoint at its first use
+            stack.enter_context(patch("transformers.utils.hub._hf_api", None, create=True))
             # a session keeps to the proxies that there were when it began
             stack.callback(close_session)
             close_session()
