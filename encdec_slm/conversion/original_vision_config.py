@@ -17,7 +17,7 @@ from encdec_slm.conversion.original_config import FIELDS, read_original_config
 from encdec_slm.models.configuration_encdec_slm_vision import DEFAULT_VISION_CONFIG
 
 
-# of the text half; `pad_token_id` and `n_layer` have defaults, and the tensors tell the sizes
+# of the text half: what its tensors cannot tell
 NEEDED = ("n_head", "n_kv_head", "block_size", "rope_theta", "rope_factor", "dropout", "pad_token_id")
 # by setting: the value that the original takes where config.json has none, and the only one that is converted
 CARRIED = {
@@ -198,11 +198,13 @@ def read_normalisation(source: Path | None, tower: PreTrainedConfig) -> dict[str
         if stated.get(name, carried) != carried
     ]
     side = tower.image_size
-    crop = stated.get("crop_size", side)
-    # as old releases of Transformers saved it
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    if crop != {"height": side, "width": side}:
-        refused.append(f"crop_size is {stated['crop_size']!r}, but the tower's views have {side} pixels a side")
+    # a number alone is how old releases of Transformers saved it
+    views = {"crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
+    refused += [
+        f"{name} is {stated[name]!r}, but the tower's views have {side} pixels a side"
+        for name, view in views.items()
+        if stated.get(name, side) not in (side, view)
+    ]
     if refused:
         raise ValueError(f"the image processor in {path} cannot be carried over: {'; '.join(refused)}")
     clip = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}

@@ -151,7 +151,7 @@ def test_tower_of_other_sizes_is_named_with_both(edit, refused):
 
 def test_tower_of_other_views_is_named(edit, refused):
     edit("vision_tower/config.json", image_size=70)
-    edit("vision_tower/preprocessor_config.json", crop_size={"height": 70, "width": 70})
+    edit("vision_tower/preprocessor_config.json", crop_size={"height": 70, "width": 70}, size=70)
     edit(image_grid_pinpoints=[[70, 70]])
     assert "position_embedding.weight has the shape (17, 32) instead of (26, 32)" in refused()
 
@@ -198,7 +198,11 @@ def test_vision_half_of_a_clip_is_taken(vision_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "fault"),
-    [({"do_normalize": False}, "do_normalize is False"), ({"crop_size": 28}, "crop_size is 28")],
+    [
+        ({"do_normalize": False}, "do_normalize is False"),
+        ({"crop_size": 28}, "crop_size is 28"),
+        ({"size": {"shortest_edge": 84}}, "size is {'shortest_edge': 84}"),
+    ],
 )
 def test_other_image_processing_is_refused(fields, fault, edit, refused):
     edit("vision_tower/preprocessor_config.json", **fields)
