@@ -5,8 +5,8 @@
 Every `*.yaml` holds cards by name, and under `shared` what they have in common. A card has the fields of
 `encdec_slm.hub.card_facts.CardFacts`, and says where its numbers come from: `preset` (a named size), `vision` (fields
 of an `EncDecSLMVisionConfig`) or `folder` (a model folder, without weights here); `benchmark` (what
-`python -m encdec_slm.benchmarks` prints last) or `comparison` and `measured` (what `make demo` writes, and the name of
-the model in it).
+`python -m encdec_slm.benchmarks` prints last), or `comparison` or `answers` and with it `measured` (what `make demo`
+or `make demo-vision` writes, and the name of the model in it).
 """
 
 import json
@@ -34,6 +34,7 @@ from encdec_slm.hub.card_results import Evaluation, Speed, SpeedComparison, eval
 RECORDS = Path(__file__).parent
 # one thread of a quiet machine: the clock on the wall and that of the processor agree
 MOST_WALL_PER_PROCESSOR = 1.1
+DEMO_VISION_FLAGS = ("charts", "test_charts", "text_steps", "projector_steps", "max_steps", "threads")
 BENCHMARK_FLAGS = ("preset", "dtype", "threads", "input_length", "new_tokens", "repeats")
 # of the models of the demo: its field, the Hub's metric, what a reader calls it
 ERROR_RATES = (
@@ -69,6 +70,8 @@ def facts_of(name: str, fields: Mapping[str, Any], folder: Path) -> CardFacts:
     if "comparison" in given:
         path = folder / given.pop("comparison")
         given |= facts_of_comparison(path, given.pop("measured"))
+    if "answers" in given:
+        given |= facts_of_answers(folder / given.pop("answers"), given.pop("measured"))
     if "preset" in given:
         config = EncDecSLMConfig.from_preset(given.pop("preset"))
         return facts_from_config(**of_config(config, EncDecSLMForConditionalGeneration), **given)
@@ -172,6 +175,34 @@ def results_of_demo(model: Mapping[str, Any], command: str, where: str) -> tuple
         "source": {"name": command, "machine": where},
     }
     return evaluations([record], origin="the comparison of the demo")
+
+
+def facts_of_answers(path: Path, name: str) -> dict[str, Any]:
+    """What the vision demo has written of one of its models: fields of `CardFacts`."""
+    comparison = json.loads(path.read_text(encoding="utf-8"))
+    settings, where = comparison["settings"], machine(comparison["training"])
+    flags = " ".join(f"--{flag} {settings[flag]}" for flag in DEMO_VISION_FLAGS)
+    command = f"python examples/picture_questions.py {flags}"
+    records = [
+        {
+            "task": {"type": "visual-question-answering", "name": "questions about pictures"},
+            "dataset": {"type": entry["questions"].partition(":")[0], "name": entry["questions"], "split": "test"},
+            "metrics": [
+                {
+                    "type": "accuracy",
+                    "value": entry["accuracy"][name],
+                    "name": f"right answers to {entry['number']:,} questions",
+                }
+            ],
+            "source": {"name": command, "machine": where},
+        }
+        for entry in comparison["accuracy"]
+    ]
+    return {
+        "command": command,
+        "machine": f"{where}, in {sum(comparison['seconds'].values()):.0f} seconds in all",
+        "results": evaluations(records, origin=str(path)),
+    }
 
 
 def machine(conditions: Mapping[str, Any]) -> str:

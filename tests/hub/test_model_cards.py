@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import vision_report
 from huggingface_hub import ModelCard
 from spelling_report import Entry, table, write
 from spelling_students import build_model
@@ -133,6 +134,24 @@ def test_what_the_demo_writes_is_read(rendering, tmp_path):
     (speed,) = facts["efficiency"][0].speeds
     assert asdict(speed) == {"name": "a", "parameters": 5, "first_token_ms": 2.0, "tokens_per_second": 100.0}
     assert facts["machine"].endswith("in 61 seconds")
+
+
+def test_what_the_vision_demo_writes_is_read(rendering, tmp_path):
+    found = [
+        vision_report.Entry(questions=f"charts: {kind}", number=number, accuracy={"blind": 0.25, "seeing": share})
+        for kind, number, share in (("all", 30, 0.5), ("most", 10, 0.75))
+    ]
+    settings = dict.fromkeys(rendering.DEMO_VISION_FLAGS, 7)
+    vision_report.write(found, {"scores": 1.5, "all parts": 3.0}, settings, tmp_path / "comparison.json")
+    facts = rendering.facts_of_answers(tmp_path / "comparison.json", "seeing")
+    (evaluation,) = facts["results"]
+    assert [(result.dataset_name, result.metric_value) for result in evaluation.results] == [
+        ("charts: all", 0.5), ("charts: most", 0.75),
+    ]  # fmt: skip
+    assert evaluation.command == facts["command"]
+    assert "--max_steps 7 --threads 7" in facts["command"]
+    # of 4.5: to even
+    assert facts["machine"].endswith("in 4 seconds in all")
 
 
 def benchmark(path, seconds, processor_seconds):
