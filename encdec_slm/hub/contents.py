@@ -5,6 +5,7 @@ and the plan of the push names them.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ ACCOMPANYING = (
     "LICENSE*",
     "NOTICE*",
 )
+# of an image in the card, in Markdown
+IMAGE_LINK = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 # a text has no zero byte, and the binary formats of models have one soon
 TEXT_SAMPLE_BYTES = 8192
 
@@ -136,6 +139,7 @@ def _stage(source: Path, folder: Path, include: tuple[str, ...]) -> Contents:
     is_adapter = ADAPTER_CONFIG in files
     weights = _weight_files(source, files, is_adapter)
     chosen = weights | {path for path in files if _matches(path, ACCOMPANYING)} | _included(files, include)
+    chosen |= _images_of_card(source, files)
     for path in sorted(chosen):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).symlink_to((source / path).resolve())
@@ -173,6 +177,11 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
         len(parts) == pattern.count("/") + 1 and all(map(fnmatchcase, parts, pattern.split("/")))
         for pattern in patterns
     )
+
+
+def _images_of_card(source: Path, files: list[str]) -> set[str]:
+    card = source / "README.md"
+    return set(IMAGE_LINK.findall(card.read_text(encoding="utf-8"))) & set(files) if card.is_file() else set()
 
 
 def _included(files: list[str], patterns: tuple[str, ...]) -> set[str]:

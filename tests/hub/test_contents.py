@@ -66,6 +66,18 @@ def test_documents_and_templates_go_too(folder):
         assert {"notes.txt", "additional_chat_templates/old.txt"} < set(contents.left_out)
 
 
+def test_images_that_the_card_shows_go_too(folder):
+    for name in ("speed.png", "plots/loss.svg", "other.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"image")
+    (folder / "README.md").write_text(
+        "![Speed](speed.png) [![Loss](plots/loss.svg)](a) ![](../x.png) ![](https://host/other.png)"
+    )
+    with staged(folder) as contents:
+        assert {"speed.png", "plots/loss.svg"} < set(contents.files())
+        assert "other.png" in contents.left_out
+
+
 def test_the_configuration_names_all_code(folder):
     change_json(folder / "config.json", auto_map={"AutoConfig": "x--configuration_encdec_slm.EncDecSLMConfig"})
     change_json(folder / "config.json", custom_pipelines=None)
