@@ -47,16 +47,18 @@ class DataCollatorForImageTextToText:
         Raises:
             ValueError: If only some of the rows have a target, or a row has more or fewer images than image tokens.
         """
+        # a processor's parts are attributes that its class alone declares
+        processor: Any = self.processor
         images = [list(row.get("images") or ()) for row in rows]
         padding = {"padding": True, "pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
-        batch: BatchFeature = self.processor(
+        batch: BatchFeature = processor(
             text=[row["source"] for row in rows], images=images if any(images) else None, **padding
         )
         targets = [row["target"] for row in rows if row.get("target") is not None]
         if targets and len(targets) < len(rows):
             raise ValueError(f"{len(targets)} of {len(rows)} rows have a target: give all of them one, or none")
         if targets:
-            encoded = self.processor.tokenizer(text_target=targets, padding_side="right", **padding)
+            encoded = processor.tokenizer(text_target=targets, padding_side="right", **padding)
             is_padding = encoded["attention_mask"] == 0
             batch["labels"] = torch.masked_fill(encoded["input_ids"], is_padding, self.label_pad_token_id)
         return batch

@@ -41,8 +41,8 @@ class BudgetArguments:
 
     charts: int = field(default=1_000, metadata={"help": "Number of charts to draw and learn."})
     test_charts: int = field(default=100, metadata={"help": "Number of charts in each of the two test splits."})
-    text_steps: int = field(default=200, metadata={"help": "Steps of the text models' training."})
-    projector_steps: int = field(default=100, metadata={"help": "Steps in which the projector alone learns."})
+    text_steps: int = field(default=150, metadata={"help": "Steps of the text models' training."})
+    projector_steps: int = field(default=60, metadata={"help": "Steps in which the projector alone learns."})
     threads: int = field(default=2, metadata={"help": "CPU threads."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where the data sets are kept."})
     tower_dir: str = field(default=TOWER_DIR, metadata={"help": "Folder of the tower, made if it is not there."})

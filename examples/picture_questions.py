@@ -56,8 +56,8 @@ class DemoArguments:
 
     charts: int = field(default=1_000, metadata={"help": "Number of charts to draw and learn."})
     test_charts: int = field(default=100, metadata={"help": "Number of charts in each of the two test splits."})
-    text_steps: int = field(default=200, metadata={"help": "Steps of the text model's training."})
-    projector_steps: int = field(default=100, metadata={"help": "Steps in which the projector alone learns."})
+    text_steps: int = field(default=150, metadata={"help": "Steps of the text model's training."})
+    projector_steps: int = field(default=60, metadata={"help": "Steps in which the projector alone learns."})
     max_image_tokens: int = field(default=49, metadata={"help": "Tokens of a picture; 196 are all there are."})
     image_token_compression: str = field(
         default="pixel_shuffle", metadata={"help": "How they become so few: pixel_shuffle, bilinear or average_pool."}

@@ -21,13 +21,14 @@ from encdec_slm.parameter_groups import build_optimizer, freeze
 
 
 RECIPE = {
-    "max_steps": 700,
+    "max_steps": 400,
     "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 50,
+    # a tenth of each stage
+    "warmup_steps": 0.1,
     "adam_beta2": 0.98,
-    "logging_steps": 100,
+    "logging_steps": 50,
     "dataloader_pin_memory": False,
     "save_strategy": "no",
     # images are prepared as a batch is made
