@@ -25,7 +25,8 @@ class TokenCost:
     """What one token takes.
 
     Attributes:
-        flops: Floating-point operations; a multiplication and an addition are two.
+        flops: Floating-point operations; a multiplication and an addition are two. Causal attention counts whole,
+            though kernels leave out what is masked, about half of it for a long prompt.
         weight_bytes: Bytes of the weights of all modules that were called, each once. Of an embedding one row is read:
             it counts only if the head, which reads all of it, is tied to it.
     """

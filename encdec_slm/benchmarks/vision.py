@@ -116,12 +116,13 @@ def configurations(preset: str) -> dict[str, Any]:
         "image_token_id": text_config.vocab_size - 1,
         "image_grid_pinpoints": [],
     }
-    shuffle = {"image_token_compression": "pixel_shuffle", "pixel_shuffle_factor": FACTOR}
-    vision: Any = CONFIG_MAPPING[MODEL_TYPE]
-    return {
-        name: vision.from_text_config(text_config, **fields, **more)
-        for name, more in {"plain": {}, "compressed": shuffle, "pooled": {"image_state_pooling": FACTOR**2}}.items()
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "compressed": {"image_token_compression": "pixel_shuffle", "pixel_shuffle_factor": FACTOR},
+        "pooled": {"image_state_pooling": FACTOR**2},
     }
+    vision: Any = CONFIG_MAPPING[MODEL_TYPE]
+    return {name: vision.from_text_config(text_config, **fields, **changed) for name, changed in changes.items()}
 
 
 def measure(
@@ -163,19 +164,20 @@ def measure(
 
 def count(case: Case) -> Counts:
     """Counts bytes and operations of one case while it writes two tokens."""
-    model, outputs = case.contestant.model, []
+    model, counter = case.contestant.model, TokenCounter()
+    cached: list[int] = []
 
     def run() -> None:
-        with TokenCounter() as counter:
+        with counter:
             output = answer(case.contestant, 2, streamer=counter, return_dict_in_generate=True)
-        outputs.append((*counter.costs, cache_bytes(output.past_key_values)))
+        cached.append(cache_bytes(output.past_key_values))
 
     peak = peak_bytes(run, model.device)
-    ((first_token, next_token, cached),) = outputs
+    first_token, next_token = counter.costs
     return Counts(
         weight_bytes=weight_bytes(model),
         peak_bytes=peak,
-        cache_bytes=cached,
+        cache_bytes=cached[0],
         first_token=first_token,
         next_token=next_token,
     )

@@ -78,8 +78,9 @@ def ask(family: str, model: Any, question: Question, image_tokens: int, pooling:
     name = f"{family}, {image_tokens:,} image tokens"
     inputs: dict[str, torch.Tensor] = {}
     if image_tokens:
-        tower = part(model, "vision_tower").config
-        pixels = torch.randn(question.views, 3, tower.image_size, tower.image_size, generator=generator)
+        tower: Any = part(model, "vision_tower")
+        edge = tower.config.image_size
+        pixels = torch.randn(question.views, 3, edge, edge, generator=generator)
         inputs["pixel_values"] = pixels.to(model.dtype)
         marks = torch.full((1, image_tokens), config.image_token_id)
         input_ids = torch.cat((marks, input_ids), dim=1)
