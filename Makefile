@@ -119,7 +119,7 @@ format: $(INSTALLED)  ## Fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Compare decoding with T5, and images with a decoder-only model (a quiet machine, twenty minutes)
+bench: $(INSTALLED)  ## Compare decoding with T5, and images with a decoder-only model (a quiet machine, up to an hour)
 	$(BIN)/python -m encdec_slm.benchmarks
 	$(BIN)/python -m encdec_slm.benchmarks --overhead --input-length 64 --new-tokens 64 --repeats 15
 	$(BIN)/python -m encdec_slm.benchmarks.vision --preset 330m --output examples/results/vision_benchmark.json
