@@ -96,7 +96,7 @@ class DataCollatorForDistillation:
             ]
             batch[name] = self._padded(types, 0, side="left")
         if return_tensors == "np":
-            batch = {name: part.numpy() for name, part in batch.items()}
+            return {name: part.numpy() for name, part in batch.items()} | _images(features)
         return batch | _images(features)
 
     def _padded(

@@ -124,15 +124,15 @@ def cache_teacher(
     # the teacher itself is asked, and the student's weights do not matter
     training.teacher_cache = None
     training.model_init_kwargs = _init_kwargs(student, training) | {"device_map": "meta"}
-    model, tokenizer = load_student(student.model_name_or_path, _tokenizer(script, training), training)
-    prepared = prepare(model, script.teacher_name_or_path, training, tokenizer, None)
+    model, processing_class = load_student(student.model_name_or_path, _tokenizer(script, training), training)
+    prepared = prepare(model, script.teacher_name_or_path, training, processing_class, None)
     return {
         split: write_teacher_cache(
             folder,
             cast(Teacher, prepared.teacher),
             prepared.encode(dataset),
             collator=prepared.collator,
-            student_tokenizer=tokenizer,
+            student_tokenizer=prepared.encoder.tokenizer,
             top_k=TOP_K if training.top_k is None else training.top_k,
             temperature=training.temperature,
             shared_ids=prepared.shared_ids,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -90,7 +90,7 @@ class ImageTextReader:
 def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
     """Returns a processor's tokenizer, or the tokenizer that is given."""
     if isinstance(processing_class, ProcessorMixin):
-        return processing_class.tokenizer  # type: ignore[attr-defined]
+        return processing_class.tokenizer
     return processing_class
 
 
@@ -107,21 +107,31 @@ def image_token(processor: ProcessorMixin) -> str:
     Raises:
         ValueError: If it has no such token.
     """
-    if not hasattr(processor, "image_token") or processor.image_token is None:
+    if not marks_images(processor):
         raise ValueError(
             f"the processor {type(processor).__name__} has no image_token, so that it is not known where in a text "
             "its images stand: take one whose texts have a token for each image"
         )
-    return str(processor.image_token)
+    return str(processor.image_token)  # type: ignore[attr-defined]
+
+
+def marks_images(processor: ProcessorMixin) -> bool:
+    """Returns whether a processor has a token for each image of a text."""
+    return getattr(processor, "image_token", None) is not None
+
+
+def optional_image_token(processor: ProcessorMixin | None) -> str | None:
+    """Returns what stands for an image, or None where nothing does."""
+    return image_token(processor) if processor is not None and marks_images(processor) else None
 
 
 def placeholder_ids(processing_class: Any) -> tuple[int, ...]:
     """Returns the ids that stand for images, videos and sound in what a model reads; none for a tokenizer."""
     processor: Any = processor_of(processing_class)
-    if processor is None:
+    if processor is None or not marks_images(processor):
         return ()
     listed = [getattr(processor, f"{kind}_token_ids", None) or () for kind in ("image", "video", "audio")]
-    own = tokenizer_of(processor).convert_tokens_to_ids(image_token(processor))
+    own = cast(int, tokenizer_of(processor).convert_tokens_to_ids(image_token(processor)))
     return tuple(sorted({int(i) for ids in (*listed, [own]) for i in ids if i is not None}))
 
 
@@ -150,12 +160,22 @@ def with_image_tokens(text: str, token: str, count: int, *, what: str) -> str:
     return text if found else f"{token}\n" * count + text
 
 
-def refuse_image_tokens(target: str, token: str | None, teacher_processor: ProcessorMixin | None) -> None:
-    """Raises a ValueError if a target has what stands for an image, to the student or to the teacher."""
-    tokens = [token, None if teacher_processor is None else image_token(teacher_processor)]
-    for token in tokens:
-        if token is not None and token in target:
-            raise ValueError(f"its target has the image token {token!r}, but an answer has no images: take it out")
+def refuse_image_tokens(name: str, text: str, token: str | None) -> None:
+    """Refuses a text that has what stands for an image.
+
+    Args:
+        name: What the text is.
+        text: The text.
+        token: What stands for an image; None if nothing does.
+
+    Raises:
+        ValueError: If the text has it.
+    """
+    if token is not None and token in text:
+        raise ValueError(
+            f"{name} has the image token {token!r}, but images are where the source has it, or else in front of the "
+            "source: take it out"
+        )
 
 
 def message_parts(text: str, token: str) -> list[dict[str, str]]:

@@ -93,8 +93,8 @@ def open_images(value: Any) -> list[Any]:
 
 def image_counts(dataset: Any) -> list[int]:
     """Returns how many images each row of a map-style dataset has, without opening or copying one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
 
     counts: list[int] = []
     for table in dataset.select_columns([IMAGES]).with_format("arrow").iter(batch_size=1000):
@@ -147,5 +147,5 @@ def _digest(row: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(row.items(), key=lambda item: item[0]):
         digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from encdec_slm.distillation.columns import is_encoded
 from encdec_slm.distillation.heads import language_model
 from encdec_slm.distillation.image_text import (
     ImageTextReader,
-    image_token,
+    optional_image_token,
     placeholder_ids,
     processor_of,
     tokenizer_of,
@@ -96,7 +96,9 @@ class Prepared:
                 "the dataset has images, but a teacher_cache tells rows apart by the ids that the teacher reads, "
                 "which are the same for different images of one size: give the teacher itself"
             )
-        dispatches = self.args.accelerator_config.dispatch_batches is not False
+        # made of whatever was given, by the arguments themselves
+        config: Any = self.args.accelerator_config
+        dispatches = config.dispatch_batches is not False
         if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and dispatches:
             raise ValueError(
                 f"the dataset is a stream with images, of which one of the {self.args.world_size} processes would "
@@ -304,7 +306,7 @@ def _encoder(
     return RowEncoder(
         tokenizer=tokenizer_of(processing_class),
         teacher_tokenizer=tokenizer_of(asked),
-        image_token=None if processor is None else image_token(processor),
+        image_token=optional_image_token(processor),
         teacher_processor=processor_of(asked),
         asks_teacher=teacher_processing_class is not None,
         decoder_start_token_id=language_model(student).generation_config.decoder_start_token_id,

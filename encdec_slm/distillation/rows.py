@@ -23,7 +23,7 @@ from encdec_slm.distillation.columns import (
     TEXT_COLUMNS,
     encoded_features,
 )
-from encdec_slm.distillation.image_text import refuse_image_tokens, with_image_tokens
+from encdec_slm.distillation.image_text import optional_image_token, refuse_image_tokens, with_image_tokens
 from encdec_slm.distillation.images import IMAGES, count_images, image_counts
 from encdec_slm.distillation.prompts import Message
 from encdec_slm.distillation.teacher_prompts import (
@@ -117,10 +117,11 @@ class RowEncoder:
             length = getattr(self, name)
             if length is not None and length < 1:
                 raise ValueError(f"{name} is {length}, but it is at least 1, or None")
-        for name in ("source_template", "teacher_template"):
+        for name, token in zip(("source_template", "teacher_template"), self._image_tokens, strict=True):
             template = getattr(self, name)
             if template is not None and template.count(SOURCE) != 1:
                 raise ValueError(f"{name} is {template!r}, but it has {SOURCE} once, where the source goes")
+            refuse_image_tokens(name, template or "", token)
         if self.tokenizer.eos_token_id is None:
             raise ValueError("the student's tokenizer has no eos_token to end targets with: set tokenizer.eos_token")
         if self.align is not None and self._teacher_end is None:
@@ -142,7 +143,7 @@ class RowEncoder:
         columns = {name: batch[name] for name in (*TEXT_COLUMNS, NUM_IMAGES) if name in batch}
         # of a stream
         if IMAGES in batch:
-            columns[NUM_IMAGES] = [count_images(value) for value in batch[IMAGES]]
+            columns[NUM_IMAGES] = list(map(count_images, batch[IMAGES]))
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         encoded: dict[str, list[Any]] = {name: [] for name in self.encoded_columns(columns)}
         for index, row in zip(range(len(rows)) if indices is None else indices, rows, strict=True):
@@ -161,6 +162,10 @@ class RowEncoder:
             read = (SOURCE_TEXT, "labels", prompt)
         aligned = () if self.align is None else ("teacher_labels", "aligned")
         return [*read, *aligned, *(("teacher_index",) if "teacher" in column_names else ())]
+
+    @property
+    def _image_tokens(self) -> tuple[str | None, str | None]:
+        return self.image_token, optional_image_token(self.teacher_processor)
 
     @property
     def _reads_prompt_late(self) -> bool:
@@ -205,7 +210,8 @@ class RowEncoder:
         source, target = (
             filled_text(name, row.get(name, default)) for name, default in (("source", contents), ("target", answer))
         )
-        refuse_image_tokens(target, self.image_token, self.teacher_processor)
+        for token in self._image_tokens:
+            refuse_image_tokens("its target", target, token)
         shown = self._cut_source(source)
         if shown != source and ("teacher_prompt" in row or messages is not None):
             logger.warning_once(
@@ -334,15 +340,7 @@ class RowEncoder:
         return indices[name]
 
     def check_teacher_length(self, prompt: int, target: int) -> None:
-        """Refuses what is too long for the teacher.
-
-        Args:
-            prompt: Number of tokens.
-            target: Number of tokens; the teacher has to have room for sampled targets too.
-
-        Raises:
-            ValueError: If it reads less.
-        """
+        """Raises a ValueError if the teacher reads fewer tokens than a prompt and a target, or a sampled one, have."""
         target = max(target, self.sampled_length)
         if self.teacher_max_length is not None and prompt + target > self.teacher_max_length:
             raise ValueError(

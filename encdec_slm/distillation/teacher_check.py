@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from encdec_slm.distillation.alignment import TeacherInputs, read_after_prompt
 from encdec_slm.distillation.heads import language_model
-from encdec_slm.distillation.image_text import ImageTextReader, ReadText, image_token
+from encdec_slm.distillation.image_text import ImageTextReader, ReadText, image_token, marks_images
 from encdec_slm.distillation.images import RowImages
 from encdec_slm.distillation.teachers import Teacher, is_quantized
 
@@ -50,7 +50,7 @@ def check_teacher(teacher: Teacher, prompt: Sequence[int] | None = None, *, targ
             "prompt"
         )
     texts = [ReadText(ids=torch.tensor(part)) for part in (ids, ids[len(ids) // 2 :])]
-    if teacher.reader is not None:
+    if teacher.reader is not None and marks_images(teacher.reader.processor):
         texts += _with_images(teacher.reader, ids)
     together = _log_probs(teacher, _inputs(teacher, texts, target_length))
     alone = torch.cat([_log_probs(teacher, _inputs(teacher, [text], target_length)) for text in texts])

@@ -166,7 +166,7 @@ def load_processing_class(name: str, options: Mapping[str, Any]) -> ProcessingCl
     """
     config = AutoConfig.from_pretrained(name, **options)
     auto_class = AutoProcessor if _reads_images(config) else AutoTokenizer
-    return auto_class.from_pretrained(name, **options)  # type: ignore[no-any-return]
+    return auto_class.from_pretrained(name, **options)
 
 
 def _load_model(
@@ -190,4 +190,4 @@ def _reads_images(config: PreTrainedConfig) -> bool:
     name = AutoModelForImageTextToText.__name__
     if hasattr(config, "auto_map") and name in config.auto_map:
         return True
-    return type(config) in AutoModelForImageTextToText._model_mapping  # type: ignore[attr-defined]
+    return type(config) in AutoModelForImageTextToText._model_mapping

@@ -186,7 +186,7 @@ class Teacher:
         # a model in parts moves its inputs itself
         device = inputs.input_ids.device if hasattr(self._below, "hf_device_map") else self.device
         images = {} if inputs.images is None else inputs.images.joined(self._below, device)
-        optional = {"logits_to_keep": inputs.target_length + 1, "use_cache": False}
+        optional: dict[str, Any] = {"logits_to_keep": inputs.target_length + 1, "use_cache": False}
         if not (images and self._has_own_positions):
             optional["position_ids"] = inputs.position_ids.to(device)
         arguments = {

@@ -61,7 +61,7 @@ class TestPlacesOfImages:
         assert found == ("q <image>\na r", "s <|image_pad|>\na t")
 
     def test_are_first_for_a_teacher_without_a_chat_template(self):
-        assert texts(encoder("idefics3"), images=IMAGE, source="a") == ("<image>\na", "<image>\na\n")
+        assert texts(encoder("smolvlm"), images=IMAGE, source="a") == ("<image>\na", "<image>\na\n")
 
     def test_of_a_row_without_images_are_none(self):
         assert texts(encoder(), images=None, source="a") == ("a", "a z ")
@@ -139,6 +139,12 @@ class TestAStudentThatReadsNoImages:
 def test_image_tokens_in_a_target_are_refused(token):
     with pytest.raises(ValueError, match="its target has the image token"):
         texts(encoder(), images=IMAGE, source="a", target=f"b {token}")
+
+
+@pytest.mark.parametrize(("side", "token"), [("source", "<image>"), ("teacher", "<|image_pad|>")])
+def test_image_tokens_in_a_template_are_refused(side, token):
+    with pytest.raises(ValueError, match=f"{side}_template has the image token"):
+        encoder(**{f"{side}_template": f"{token} {{source}}"})
 
 
 def test_image_tokens_without_a_column_of_images_are_refused():
