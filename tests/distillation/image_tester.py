@@ -10,10 +10,6 @@ from transformers import (
     CLIPImageProcessor,
     Gemma3ImageProcessor,
     Gemma3Processor,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -22,10 +18,16 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
     T5Gemma2Config,
     T5Gemma2ForConditionalGeneration,
     set_seed,
 )
+from transformers.models.smolvlm import processing_smolvlm
 from vision_tester import VisionTester
 
 from encdec_slm import EncDecSLMVisionProcessor
@@ -78,10 +80,10 @@ CHAT = (
     "{% if add_generation_prompt %}z {% endif %}"
 )
 # what the teachers read for a source behind its images
-PROMPTS = {"llava": "{images}{source} z ", "idefics3": "{images}{source}\n", "qwen2_vl": "{images}{source} z "}
+PROMPTS = {"llava": "{images}{source} z ", "smolvlm": "{images}{source}\n", "qwen2_vl": "{images}{source} z "}
 IMAGE_IN_PROMPT = {
     "llava": "<image> ",
-    "idefics3": "<image>\n",
+    "smolvlm": "<image>\n",
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|> ",
 }
 TEACHERS = tuple(PROMPTS)
@@ -152,18 +154,25 @@ def llava():
     return with_tokens(LlavaForConditionalGeneration(config)), processor
 
 
-def idefics3():
-    """An Idefics3, which SmolVLM is a copy of, with four tokens a tile, and its processor without a template."""
+def smolvlm():
+    """A SmolVLM with four tokens for each tile, and its processor without a chat template."""
     set_seed(1)
-    config = Idefics3Config(
-        vision_config={"model_type": "idefics3_vision", **TOWER},
+    config = SmolVLMConfig(
+        vision_config={"model_type": "smolvlm_vision", **TOWER},
         text_config={"model_type": "llama", **TEXT},
         image_token_id=IMAGE_TOKEN_ID,
         scale_factor=2,
     )
-    image_processor = Idefics3ImageProcessor(size={"longest_edge": 24}, max_image_size={"longest_edge": 8})
-    processor = Idefics3Processor(image_processor, image_tokenizer(end=None), image_seq_len=4)
-    return with_tokens(Idefics3ForConditionalGeneration(config)), processor
+    # spells out how many frames a video has, and need not be installed for images
+    if processing_smolvlm.num2words is None:
+        processing_smolvlm.num2words = str
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(size={"longest_edge": 24}, max_image_size={"longest_edge": 8}),
+        image_tokenizer(end=None),
+        SmolVLMVideoProcessor(),
+        image_seq_len=4,
+    )
+    return with_tokens(SmolVLMForConditionalGeneration(config)), processor
 
 
 def qwen2_vl():
@@ -202,7 +211,7 @@ def with_tokens(model):
 
 def image_teacher(name):
     """A random teacher that reads images, and its processor."""
-    return {"llava": llava, "idefics3": idefics3, "qwen2_vl": qwen2_vl}[name]()
+    return {"llava": llava, "smolvlm": smolvlm, "qwen2_vl": qwen2_vl}[name]()
 
 
 def picture(height, width, seed=0):

@@ -367,7 +367,7 @@ class TestRefusals:
             image_trainer(tmp_path, data=data).train()
 
     def test_of_more_than_the_teacher_reads(self, tmp_path):
-        model, processor = image_teacher("idefics3")
+        model, processor = image_teacher("smolvlm")
         model.config.text_config.max_position_embeddings = 60
         tested = image_trainer(tmp_path, (model, processor), check_teacher=False)
 

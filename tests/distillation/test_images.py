@@ -55,7 +55,7 @@ class TestRowImages:
         assert [a == b for a, b in zip(images.digests(), others.digests(), strict=True)] == [False, True, True]
 
 
-@pytest.mark.parametrize("name", ["llava", "idefics3", "qwen2_vl", "ours"])
+@pytest.mark.parametrize("name", ["llava", "smolvlm", "qwen2_vl", "ours"])
 def test_rows_joined_are_what_a_processor_makes_of_a_batch(name):
     model, processor = vision_student() if name == "ours" else image_teacher(name)
     pictures = [[picture(*SIZES[0])], [picture(*SIZES[1]), picture(*SIZES[2])]]
@@ -69,7 +69,7 @@ def test_rows_joined_are_what_a_processor_makes_of_a_batch(name):
     for row, ids, mask in zip(rows, batch["input_ids"], batch["attention_mask"], strict=True):
         assert row.ids.tolist() == ids[mask.bool()].tolist()
     for key, value in joined.items():
-        if key == "pixel_values" and name == "idefics3":
+        if key == "pixel_values" and name == "smolvlm":
             # it has rows of images
             value, batch[key] = (part.flatten(0, 1) for part in (value, batch[key]))
         torch.testing.assert_close(value, batch[key])
