@@ -1,6 +1,6 @@
 """What a text encoder-decoder is made of: two strict stack configurations, and the sizes that have names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
@@ -199,6 +199,11 @@ PRESETS = {
 OF_THE_DECODER = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache")
 
 
+def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Returns the names of a configuration's fields that not every configuration of the library has."""
+    return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
+
+
 def of_the(half: str, name: str, doc: str) -> Any:
     """Returns a property of the whole configuration whose value is the field `name` of `half`."""
     return property(
@@ -262,16 +267,14 @@ class EncDecSLMConfig(PreTrainedConfig):
 
     def _refuse_misplaced_sizes(self, kwargs: dict[str, Any]) -> None:
         # unknown arguments become attributes: a size given here and not to a stack would be silently without effect
-        for half in ("decoder", "encoder"):
-            stack = getattr(self, half)
-            fields = stack.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-            for name in fields & kwargs.keys():
-                if getattr(stack, name) != kwargs[name]:
-                    raise ValueError(
-                        f"{name}={kwargs[name]!r} was given to {type(self).__name__}, but {half}.{name} is "
-                        f"{getattr(stack, name)!r}: pass it to the stacks, as encoder={{{name!r}: ...}} and "
-                        f"decoder={{{name!r}: ...}}"
-                    )
+        for name, value in kwargs.items():
+            halves = [half for half in ("encoder", "decoder") if name in own_fields(type(getattr(self, half)))]
+            if halves and getattr(getattr(self, halves[-1]), name) != value:
+                places = " and ".join(f"{half}={{{name!r}: ...}}" for half in halves)
+                raise ValueError(
+                    f"{name}={value!r} was given to {type(self).__name__}, but {halves[-1]}.{name} is "
+                    f"{getattr(getattr(self, halves[-1]), name)!r}: pass it to the stacks, as {places}"
+                )
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> Self:

@@ -1,7 +1,6 @@
 """What a vision-text encoder-decoder is made of: the text model's two halves, the encoder with a vision tower."""
 
 from copy import deepcopy
-from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
@@ -10,7 +9,13 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 from transformers.utils.versions import require_version
 
-from .configuration_encdec_slm import EncDecSLMConfig, EncDecSLMDecoderConfig, EncDecSLMEncoderConfig, of_the
+from .configuration_encdec_slm import (
+    EncDecSLMConfig,
+    EncDecSLMDecoderConfig,
+    EncDecSLMEncoderConfig,
+    of_the,
+    own_fields,
+)
 from .image_tokens_encdec_slm import ImageGeometry, most_image_tokens
 
 
@@ -226,11 +231,6 @@ def _tower_config(values: dict[str, Any]) -> PreTrainedConfig:
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
-def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
-    """Returns the names of a configuration's fields that not every configuration of the library has."""
-    return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
-
-
 @auto_docstring(checkpoint="encdec-slm/vision")
 @strict
 class EncDecSLMVisionConfig(EncDecSLMConfig):
@@ -259,6 +259,11 @@ class EncDecSLMVisionConfig(EncDecSLMConfig):
     encoder: EncDecSLMVisionEncoderConfig | dict[str, Any] | None = None
 
     image_token_id = of_the("encoder", "image_token_id", "Token that stands for a state of an image.")
+
+    @property
+    def vision_config(self) -> PreTrainedConfig:
+        """Configuration of the vision tower, a part of the encoder's."""
+        return self.encoder.vision_config
 
     @classmethod
     def from_text_config(cls, config: EncDecSLMConfig, **vision_fields: Any) -> Self:

@@ -66,6 +66,7 @@ class EncDecSLMVisionPreTrainedModel(EncDecSLMPreTrainedModel):
     config: EncDecSLMVisionConfig
     input_modalities = ("image", "text")
 
+    @can_return_tuple
     @auto_docstring(custom_intro="What the encoder reads of every image, as a tuple in `pooler_output`.")
     def get_image_features(
         self,
@@ -77,7 +78,7 @@ class EncDecSLMVisionPreTrainedModel(EncDecSLMPreTrainedModel):
         image_sizes (`torch.LongTensor` of shape `(images, 2)`, *optional*):
             Heights and widths of the images before they were scaled, as the processor gives them.
         """
-        return self.get_encoder().get_image_features(pixel_values, image_sizes, **kwargs)
+        return self.get_encoder().get_image_features(pixel_values, image_sizes, return_dict=True, **kwargs)
 
 
 class EncDecSLMVisionEncoderStack(EncDecSLMVisionPreTrainedModel, EncDecSLMEncoderStack):
@@ -123,11 +124,17 @@ class EncDecSLMVisionEncoderStack(EncDecSLMVisionPreTrainedModel, EncDecSLMEncod
         layouts = image_layouts(pixel_values, image_sizes, geometry)
         images = pixel_values if geometry.grid_pinpoints else pixel_values[:, None]
         views = [image[layout.views] for image, layout in zip(images, layouts, strict=True)]
-        states = self.vision_tower(
+        asked = {
+            name: True
+            for name in ("output_hidden_states", "output_attentions")
+            if kwargs.get(name, getattr(config, name))
+        }
+        outputs = self.vision_tower(
             torch.cat(views).to(self.image_newline.weight.dtype),
-            output_hidden_states=config.vision_feature_layer,
-            **self.tower_arguments,
-        ).hidden_states[config.vision_feature_layer]
+            # one layer alone is kept, by releases of the library that can
+            **{"output_hidden_states": config.vision_feature_layer, **asked, **self.tower_arguments},
+        )
+        states = outputs.hidden_states[config.vision_feature_layer]
         prefix, patches = split_states(states, config.kept_prefix_tokens, config.patches_per_side)
         patches = self.multi_modal_projector(pixel_shuffle(patches, config.pixel_shuffle_factor))
         # CODEPATH: checkpoints that read CLS, which pixel shuffle cannot
@@ -139,7 +146,12 @@ class EncDecSLMVisionEncoderStack(EncDecSLMVisionPreTrainedModel, EncDecSLMEncod
             arrange(*parts, newline, config.image_token_compression)
             for parts in zip(prefix.split(lengths), patches.split(lengths), layouts, strict=True)
         )
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=features)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=features,
+            hidden_states=outputs.hidden_states if "output_hidden_states" in asked else None,
+            attentions=outputs.get("attentions"),
+        )
 
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor

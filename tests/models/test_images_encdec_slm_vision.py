@@ -162,6 +162,19 @@ def test_class_token_stands_before_the_first_view():
     close(features[1:], features_of(without, row)[0])
 
 
+def test_layers_of_the_tower_are_returned_if_asked_for(tester):
+    model, row = tester.model(), tester.row_with_images(2, (8, 8))
+    plain = model.get_image_features(row["pixel_values"], row.get("image_sizes"))
+    assert plain.hidden_states is None
+    outputs = model.get_image_features(row["pixel_values"], row.get("image_sizes"), output_hidden_states=True)
+    layer = outputs.hidden_states[model.config.encoder.vision_feature_layer]
+    assert torch.equal(layer, outputs.last_hidden_state)
+    assert torch.equal(layer, plain.last_hidden_state)
+    assert all(states is not None for states in outputs.hidden_states)
+    as_tuple = model.get_image_features(row["pixel_values"], row.get("image_sizes"), return_dict=False)
+    assert torch.equal(as_tuple[1][0], plain.pooler_output[0])
+
+
 def test_text_alone_is_the_text_model_bit_for_bit():
     text, tower = ModelTester().model(), AutoModel.from_config(VISION_VARIANTS["clip"].config().encoder.vision_config)
     model = EncDecSLMVisionForConditionalGeneration.from_text_and_vision_pretrained(
