@@ -1,7 +1,10 @@
-"""Freezing parts of any model, and learning rates of their own for others.
+r"""Freezing parts of any model, and learning rates of their own for others.
 
 A parameter is named by regular expressions that are searched for in its names (`re.search`). A tied parameter has
 several names, and any of them will do.
+
+Of this package's vision-text model `\.vision_tower\.` is the tower, `multi_modal_projector|image_newline` joins it to
+the text model, and `^(?!.*(multi_modal_projector|image_newline))` is all the rest.
 """
 
 import re
