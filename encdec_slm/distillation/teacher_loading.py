@@ -164,8 +164,11 @@ def load_processing_class(name: str, options: Mapping[str, Any]) -> ProcessingCl
         name: Folder or Hub id.
         options: See `tokenizer_options`.
     """
-    config = AutoConfig.from_pretrained(name, **options)
-    auto_class = AutoProcessor if _reads_images(config) else AutoTokenizer
+    try:
+        auto_class = AutoProcessor if _reads_images(AutoConfig.from_pretrained(name, **options)) else AutoTokenizer
+    except (OSError, ValueError):
+        # of a tokenizer alone, without a model; what else may be wrong, it says itself
+        auto_class = AutoTokenizer
     return auto_class.from_pretrained(name, **options)
 
 
