@@ -43,7 +43,8 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Pieces of words of some texts, digits one by one; a word is the same token first in a text and later."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+        # in this order: the other way round each digit would have a blank before it
+        [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
     )
     # without the blank that was put in front
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])

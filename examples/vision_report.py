@@ -85,11 +85,11 @@ def draw(found: Sequence[Entry], rows: Dataset, answers: Sequence[str], path: Pa
         answers: One for each row.
         path: The file to write.
     """
-    figure = plt.figure(figsize=(13, 5.2), layout="constrained")
-    left, middle = figure.subfigures(1, 2, width_ratios=(4, 9))
+    figure = plt.figure(figsize=(14, 7.5), layout="constrained")
+    left, right_side = figure.subfigures(1, 2, width_ratios=(5, 9))
     _draw_bars(found, left.subplots())
     shown = [index for name in QUESTION_TYPES for index in sample(rows, name)]
-    for axes, index in zip(middle.subplots(2, SHOWN).flat, shown, strict=False):
+    for axes, index in zip(right_side.subplots(2, SHOWN).flat, shown, strict=False):
         row = rows[index]
         axes.imshow(row["image"])
         is_right = right([answers[index]], [row["target"]], [row["data"]])[0]
@@ -98,7 +98,7 @@ def draw(found: Sequence[Entry], rows: Dataset, answers: Sequence[str], path: Pa
         says = shorten(answers[index], 24, placeholder="...") or "(nothing)"
         axes.set_xlabel(f"{says}\n{verdict}", fontsize=9, color="C2" if is_right else "C3")
         axes.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)
     plt.close(figure)
 
 
