@@ -186,12 +186,16 @@ def facts_of_answers(path: Path, name: str) -> dict[str, Any]:
     records = [
         {
             "task": {"type": "visual-question-answering", "name": "questions about pictures"},
-            "dataset": {"type": entry["questions"].partition(":")[0], "name": entry["questions"], "split": "test"},
+            "dataset": {
+                "type": entry["questions"].partition(":")[0],
+                "name": entry["questions"].partition(":")[0],
+                "split": "test",
+            },
             "metrics": [
                 {
                     "type": "accuracy",
                     "value": entry["accuracy"][name],
-                    "name": f"right answers to {entry['number']:,} questions",
+                    "name": f"right answers: {entry['questions'].partition(': ')[2]}, of {entry['number']:,}",
                 }
             ],
             "source": {"name": command, "machine": where},

@@ -145,8 +145,8 @@ def test_what_the_vision_demo_writes_is_read(rendering, tmp_path):
     vision_report.write(found, {"scores": 1.5, "all parts": 3.0}, settings, tmp_path / "comparison.json")
     facts = rendering.facts_of_answers(tmp_path / "comparison.json", "seeing")
     (evaluation,) = facts["results"]
-    assert [(result.dataset_name, result.metric_value) for result in evaluation.results] == [
-        ("charts: all", 0.5), ("charts: most", 0.75),
+    assert [(result.metric_name, result.metric_value) for result in evaluation.results] == [
+        ("right answers: all, of 30", 0.5), ("right answers: most, of 10", 0.75),
     ]  # fmt: skip
     assert evaluation.command == facts["command"]
     assert "--max_steps 7 --threads 7" in facts["command"]
