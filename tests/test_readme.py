@@ -5,14 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_readme_has_its_three_snippets():
-    assert len(SNIPPETS) == 3
+def test_readme_has_its_four_snippets():
+    assert len(SNIPPETS) == 4
 
 
 @pytest.fixture
@@ -28,13 +30,24 @@ def demo_folder(tmp_path, monkeypatch):
     return folder
 
 
-def test_snippets_run_in_order(demo_folder, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def picture_and_tower(tmp_path):
+    """What a reader has who lets a model see: a picture, and a vision model as that of SigLIP."""
+    Image.new("RGB", (96, 64), "white").save(tmp_path / "chart.png")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=32)).save_pretrained(tmp_path / "outputs/tower")
+
+
+@pytest.mark.usefixtures("demo_folder", "picture_and_tower")
+def test_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for snippet in SNIPPETS:
         exec(compile(snippet, str(README), "exec"), namespace)
-    first, *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    first, *others = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert "generated_text" in first
-    assert last.startswith("['")
+    assert len(others) == 2
+    assert all(line.startswith("['") for line in others)
+    assert (tmp_path / "outputs/vision/processor_config.json").is_file()
     assert (tmp_path / "outputs/mine/model.safetensors").is_file()
     assert (tmp_path / "outputs/mine/modeling_encdec_slm.py").is_file()
