@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from encdec_slm import EncDecSLMVisionForConditionalGeneration
 
@@ -32,7 +32,7 @@ class RememberingTower(nn.Module):
         return len(self._states)
 
     @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor, **arguments: Any) -> SimpleNamespace:
+    def forward(self, pixel_values: torch.Tensor, **arguments: Any) -> BaseModelOutput:
         """Returns hidden states of which the wanted layer alone is there."""
         keys = [
             hashlib.sha1(view.numpy(force=True).tobytes(), usedforsecurity=False).digest() for view in pixel_values
@@ -42,7 +42,7 @@ class RememberingTower(nn.Module):
             states = self._tower[0](torch.stack(list(unseen.values())), **arguments).hidden_states[self.layer]
             self._states |= zip(unseen, states.cpu(), strict=True)
         wanted = torch.stack([self._states[key] for key in keys]).to(pixel_values.device)
-        return SimpleNamespace(hidden_states={self.layer: wanted})
+        return BaseModelOutput(hidden_states={self.layer: wanted})
 
 
 @contextmanager
