@@ -17,7 +17,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ALL_ELSE := $(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")'
 SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 
-.PHONY: help install demo demo-vision start results results-vision cards space test test-all test-peer test-lowest \
+.PHONY: help install demo demo-vision start seeds results results-vision cards space test test-all test-peer test-lowest \
   test-space check lint types mlinter format bench clean
 
 help:  ## Show this list
@@ -44,12 +44,15 @@ JAVA_TO_CSHARP := --task codexglue --data_dir $(CODEXGLUE)
 CHOSEN_ON := --skip_rows 0 --score_rows 60
 start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; many hours)
 	$(START) $(DOCSTRINGS) --minutes 30 --first_minutes 2 --students whole small
-	$(START) $(JAVA_TO_CSHARP) --minutes 30 --first_minutes 2 --students whole small
+	$(START) $(JAVA_TO_CSHARP) --minutes 30 --first_minutes 2 --students whole whole-random small
 	$(START) $(DOCSTRINGS) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
 	$(START) $(JAVA_TO_CSHARP) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
 	$(START) $(JAVA_TO_CSHARP) --minutes 2 $(CHOSEN_ON) --students trials --results examples/results/start_trials.json
 	$(START) $(DOCSTRINGS) --minutes 6 --first_minutes 3 --students adapted --results examples/results/start_adapted.json
 	$(BIN)/python examples/start_from_decoder_only_report.py
+
+seeds: $(DEMO_FOLDER)/comparison.json  ## Compare the demo's students with and without its teacher, seed by seed (half an hour)
+	$(BIN)/python examples/spelling_seeds.py --words 4000
 
 results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
 	$(BIN)/python examples/distillation_results.py --task docstrings
