@@ -59,7 +59,7 @@ results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLD
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
 
-results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (two hours)
+results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (long)
 	$(BIN)/python examples/picture_budgets.py
 
 cards: $(INSTALLED)  ## Render the model cards from the records in model_cards
