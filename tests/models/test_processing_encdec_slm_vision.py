@@ -89,7 +89,7 @@ def test_counts_of_ten_thousand_sizes(tokenizer):
     tester = VisionTester(
         **WITH_IMAGE_TOKEN, tower=tower, encoder={"vision_feature_layer": -1, "max_image_tokens": 100}
     )
-    assert counts_agree(tester, tokenizer, random_sizes(10_000, 60)) > 50
+    assert counts_agree(tester, tokenizer, random_sizes(10_000, 60)) > 10
 
 
 def test_sizes_are_counted_without_a_pixel(processor):
