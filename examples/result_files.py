@@ -59,10 +59,7 @@ class Parts:
 
 def machine(device: torch.device, threads: int) -> str:
     """What the times were taken on."""
-    if device.type == "cpu":
-        where = f"{processor_name()}, {threads} thread(s)"
-    else:
-        where = torch.cuda.get_device_name(device)
+    where = f"{processor_name()}, {threads} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
