@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def take_turns(
     latencies: list[list[tuple[Latency, ...]]] = [[] for _ in contestants]
     for repeat in range(repeats):
         for calls, contestant in zip(latencies, contestants, strict=True):
-            calls.append(clock.time(lambda streamer, one=contestant: answer(one, new_tokens, streamer=streamer)))
+            calls.append(clock.time(partial(answer, contestant, new_tokens)))
         report(f"turn {repeat + 1} of {repeats}")
     return [
         Measurement(
@@ -109,12 +110,13 @@ def take_turns(
     ]
 
 
-def answer(contestant: Contestant, new_tokens: int, **arguments: object) -> Any:
+def answer(contestant: Contestant, new_tokens: int, streamer: object = None, **arguments: object) -> Any:
     """Returns what `generate` returns for exactly so many tokens, chosen greedily."""
     return contestant.model.generate(
         min_new_tokens=new_tokens,
         max_new_tokens=new_tokens,
         do_sample=False,
+        streamer=streamer,
         **contestant.generate_arguments,
         **arguments,
     )

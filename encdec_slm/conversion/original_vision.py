@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from encdec_slm.conversion.build import build_model
@@ -167,7 +167,7 @@ def _to_our_config(
     return EncDecSLMVisionConfig.from_text_config(text, **fields, image_token_id=image_token_id)
 
 
-def _shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
+def _shapes(config: EncDecSLMVisionConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
         model = EncDecSLMVisionForConditionalGeneration(config)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from encdec_slm.conversion.original_config import FIELDS, read_original_config
 from encdec_slm.models.configuration_encdec_slm_vision import DEFAULT_VISION_CONFIG
@@ -166,7 +166,7 @@ def read_tower_config(config: Mapping[str, Any], source: Path | None) -> PreTrai
                 f"mm_vision_tower is {name!r}, and its configuration is not in the folder: name a folder that has it "
                 "with --vision-tower"
             )
-        values = dict(DEFAULT_VISION_CONFIG)
+        values: dict[str, Any] = dict(DEFAULT_VISION_CONFIG)
         return AutoConfig.for_model(values.pop("model_type"), **values)
     path = source / "config.json"
     stated = read_original_config(path)
@@ -183,7 +183,7 @@ def read_tower_config(config: Mapping[str, Any], source: Path | None) -> PreTrai
     return tower
 
 
-def read_normalisation(source: Path | None, tower: PreTrainedConfig) -> dict[str, list[float]]:
+def read_normalisation(source: Path | None, tower: PreTrainedConfig) -> dict[str, Any]:
     """Returns mean and deviation of the pixels' channels: those of the tower's image processor, or CLIP's.
 
     Raises:

@@ -191,7 +191,7 @@ def facts_from_folder(folder: str | PathLike[str], *, repo_id: str, **given: Any
     folder = Path(folder)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     config = read_json_object(folder / (ADAPTER_CONFIG if is_adapter else CONFIG))
-    read = {
+    read: dict[str, Any] = {
         "parameters": _parameters(folder, config),
         "tokenizer": _tokenizer(folder),
         "processor": _class_in(folder / PROCESSOR, "processor_class"),
