@@ -288,7 +288,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"\n{title}: {options.views} views, {options.text_tokens} tokens of text, {options.new_tokens} out, "
             f"{options.threads} thread(s)\n\n{first_token_table(measurements)}\n\n{next_token_table(measurements)}"
         )
-        settings = {**vars(options), "output": str(options.output), "dtype": dtype, "title": title}
+        settings = {**vars(options), "dtype": dtype, "title": title}
+        # where the record goes is no condition of it
+        del settings["output"]
         records.append(record(measurements, settings))
     if options.output:
         options.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
