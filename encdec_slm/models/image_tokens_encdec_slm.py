@@ -18,6 +18,8 @@ from transformers.image_processing_utils import select_best_resolution
 
 # the cap of `max_tiles` leaves grids alone whose sides are up to a tenth over it
 CAP_SLACK = 1.1
+# images are scaled to such sizes: without a bound a configuration could ask for all memory there is
+MOST_PIXELS = 2**27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class ImageGeometry:
         max_image_tokens: Most tokens of an image, all included.
 
     Raises:
-        ValueError: If a number is too small, or a pinpoint is no grid of whole views.
+        ValueError: If a number is too small, or a pinpoint is no grid of whole views, or a size is beyond all use.
     """
 
     image_size: int
@@ -62,6 +64,12 @@ class ImageGeometry:
                 raise ValueError(
                     f"the sides of every grid pinpoint must be multiples of image_size ({self.image_size}), which "
                     f"those of {list(pinpoint)} are not"
+                )
+        for height, width in ((self.image_size, self.image_size), *self.grid_pinpoints):
+            if height * width > MOST_PIXELS:
+                raise ValueError(
+                    f"an image would be scaled to {height:,} times {width:,} pixels, more than {MOST_PIXELS:,}: "
+                    "choose a smaller image_size, or leave that grid pinpoint out"
                 )
 
 

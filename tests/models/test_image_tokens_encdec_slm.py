@@ -167,6 +167,8 @@ def test_images_without_pixels_are_refused(size):
         ({"max_image_tokens": 3, "kept_prefix_tokens": 1}, "max_image_tokens .3. must be at least 4"),
         ({"grid_pinpoints": ((336, 500),)}, r"multiples of image_size .336..*\[336, 500\]"),
         ({"grid_pinpoints": ((0, 336),)}, "multiples of image_size"),
+        ({"grid_pinpoints": ((336, 336), (336_000, 336_000))}, "scaled to 336,000 times 336,000 pixels"),
+        ({"image_size": 1_000_000, "grid_pinpoints": ()}, "scaled to 1,000,000 times 1,000,000 pixels"),
     ],
 )
 def test_impossible_geometry_is_refused(changes, message):
