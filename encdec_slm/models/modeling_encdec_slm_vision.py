@@ -16,7 +16,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
-    ModelOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
@@ -38,6 +37,7 @@ from .modeling_encdec_slm_vision_layers import (
     arrange,
     image_layouts,
     load_tower,
+    mask_of_states,
     measure_tower,
     pixel_shuffle,
     pool_image_states,
@@ -215,23 +215,6 @@ class EncDecSLMVisionEncoderStack(EncDecSLMVisionPreTrainedModel, EncDecSLMEncod
             outputs.last_hidden_state, is_image, attention_mask, self.config.image_state_pooling
         )
         return EncDecSLMVisionEncoderOutput(**{**outputs, "last_hidden_state": states, "attention_mask": mask})
-
-
-def mask_of_states(encoder_outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Returns the mask of encoder states, which is not that of the input where states were averaged.
-
-    Raises:
-        ValueError: If there are masks for more or fewer states than there are.
-    """
-    if isinstance(encoder_outputs, ModelOutput) and encoder_outputs.get("attention_mask") is not None:
-        return encoder_outputs["attention_mask"]
-    length = encoder_outputs[0].shape[1]
-    if attention_mask is not None and attention_mask.shape[1] != length:
-        raise ValueError(
-            f"attention_mask is for {attention_mask.shape[1]} tokens, but there are {length} encoder states: with "
-            "image_state_pooling pass the encoder's output whole, since it has the mask of its states"
-        )
-    return attention_mask
 
 
 @auto_docstring

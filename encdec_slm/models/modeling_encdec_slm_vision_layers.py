@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_encdec_slm_vision import EncDecSLMVisionEncoderConfig
@@ -237,3 +238,20 @@ def pool_image_states(
     pooled = sums[:, :-1] / members[:, :-1, None].clamp(min=1)
     mask = torch.arange(length, device=states.device) < counts[:, None]
     return pooled, mask.to(attention_mask.dtype)
+
+
+def mask_of_states(encoder_outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Returns the mask of encoder states, which is not that of the input where states were averaged.
+
+    Raises:
+        ValueError: If there are masks for more or fewer states than there are.
+    """
+    if isinstance(encoder_outputs, ModelOutput) and encoder_outputs.get("attention_mask") is not None:
+        return encoder_outputs["attention_mask"]
+    length = encoder_outputs[0].shape[1]
+    if attention_mask is not None and attention_mask.shape[1] != length:
+        raise ValueError(
+            f"attention_mask is for {attention_mask.shape[1]} tokens, but there are {length} encoder states: with "
+            "image_state_pooling pass the encoder's output whole, since it has the mask of its states"
+        )
+    return attention_mask
