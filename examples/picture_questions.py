@@ -36,8 +36,8 @@ from vision_report import NEW_WORDS, Entry, draw, entries, table, write
 from vision_rows import Splits, load_splits, seen, unseen
 from vision_training import RECIPE, answers, train_all, train_projector, train_text
 
-from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.image_text_collator import DataCollatorForImageTextToText
+from encdec_slm.output_folder import output_folder
 
 
 OUTPUT_DIR = "outputs/picture_questions"

@@ -36,8 +36,8 @@ from transformers import (
     pipeline,
 )
 
-from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.distillation import DistillationArguments
+from encdec_slm.output_folder import output_folder
 
 
 OUTPUT_DIR = "outputs/spelling_to_sound"

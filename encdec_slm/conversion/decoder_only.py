@@ -23,10 +23,10 @@ from encdec_slm.conversion.decoder_only_weights import (
     DecoderOnlyTensors,
 )
 from encdec_slm.conversion.layer_choice import DEFAULT_SPLIT, LayerChoice, choose_layers, list_layers
-from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.conversion.special_tokens import check_vocab_size, load_tokenizer
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
 from encdec_slm.models.modeling_encdec_slm import EncDecSLMForConditionalGeneration
+from encdec_slm.output_folder import output_folder
 
 
 logger = logging.get_logger(__name__)

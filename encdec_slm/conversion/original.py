@@ -14,9 +14,9 @@ from encdec_slm.conversion.build import build_model
 from encdec_slm.conversion.checkpoint_file import read_checkpoint_file
 from encdec_slm.conversion.original_config import OriginalConfig, read_original_config
 from encdec_slm.conversion.original_layout import group_query_heads, measure, original_layout
-from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.conversion.special_tokens import agree_on_token_id, load_tokenizer, pad_like_the_model
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
+from encdec_slm.output_folder import output_folder
 
 
 logger = logging.get_logger(__name__)

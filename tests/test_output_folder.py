@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from original_variants import contents
 
-from encdec_slm.conversion.output_folder import output_folder
+from encdec_slm.output_folder import output_folder
 
 
 def write_model(folder, text="new"):

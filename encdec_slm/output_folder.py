@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# what `save_pretrained` of a model or a tokenizer writes; everything else in a folder belongs to somebody else
+# what `save_pretrained` of a model or a tokenizer and the exporters write; all else belongs to somebody else
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -31,6 +31,11 @@ MODEL_FILES = (
     "vocab.*",
     "merges.txt",
     "chat_template.*",
+    "*.onnx",
+    "*.onnx_data",
+    "model.bin",
+    "shared_vocabulary.*",
+    "export.json",
 )
 
 
