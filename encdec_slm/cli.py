@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from encdec_slm.export.command import add_export
 from encdec_slm.hub.command import add_load, add_push
 
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_presets(commands)
     _add_generate(commands)
+    add_export(commands)
     add_push(commands)
     add_load(commands)
     return parser
@@ -274,8 +276,8 @@ def _init(arguments: argparse.Namespace) -> None:
     from transformers import set_seed
 
     from encdec_slm import EncDecSLMConfig, EncDecSLMForConditionalGeneration
-    from encdec_slm.conversion.output_folder import output_folder
     from encdec_slm.conversion.special_tokens import load_tokenizer, smallest_vocab_size
+    from encdec_slm.output_folder import output_folder
 
     inputs = [arguments.tokenizer] if arguments.tokenizer else []
     with output_folder(arguments.output, overwrite=arguments.overwrite, inputs=inputs) as folder:
