@@ -21,11 +21,13 @@ def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
 
 
 @torch.no_grad()
-def loss_per_token(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]]) -> float:
-    """The mean loss in nats a token."""
+def loss_per_token(
+    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """The mean loss in nats a token, of products in `dtype`."""
     total, tokens = 0.0, 0
     for batch in batches:
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
             loss = model(**batch).loss
         count = int((batch["labels"] != -100).sum())
         total, tokens = total + loss.item() * count, tokens + count

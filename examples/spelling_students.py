@@ -1,5 +1,6 @@
 """The students of the spelling-to-sound demo: a tiny encoder-decoder, with and without the teacher's probabilities."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from datasets import Dataset
@@ -55,6 +56,7 @@ def student_trainer(
     tokenizer: PreTrainedTokenizerFast,
     training: DistillationArguments,
     teacher: PreTrainedModel | None = None,
+    build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = build_model,
 ) -> DistillationTrainer:
     """A trainer of a new student; equal seeds give equal weights at the start and an equal order of the rows.
 
@@ -64,10 +66,11 @@ def student_trainer(
         training: Arguments of the training.
         teacher: A decoder-only model that reads `TEACHER_TEMPLATE`. Without one the student learns from the rows
             alone, by the same recipe.
+        build: Makes the student, an encoder-decoder.
     """
     set_seed(training.seed)
     trainer = DistillationTrainer(
-        model=build_model(tokenizer),
+        model=build(tokenizer),
         teacher=teacher,
         args=replace(training, **ROWS_ALONE) if teacher is None else training,
         train_dataset=rows.select_columns(["source", "target"]),
