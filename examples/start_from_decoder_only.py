@@ -133,6 +133,17 @@ class Clock:
         return self.spent + (0.0 if self.since is None else self.now() - self.since)
 
 
+def pace(optimizer: torch.optim.Optimizer, clock: Clock, end: float, warmup_steps: int) -> LambdaLR:
+    """A learning rate that rises over the first steps, and falls to zero as the clock comes to `end`, in seconds."""
+    begin = clock.seconds()
+
+    def share(step: int) -> float:
+        left = (end - clock.seconds()) / (end - begin)
+        return min(1.0, (step + 1) / warmup_steps) * max(0.0, left)
+
+    return LambdaLR(optimizer, share)
+
+
 class Budget(TrainerCallback):
     """Scores a student whenever its time has doubled, with the clock stopped, and ends the training in time."""
 
@@ -247,19 +258,13 @@ def train(
         print(f"{student.name:<16}{clock.stop():>7.0f} s {texts:>7,} texts      adapted", flush=True)
     optimizer = build_optimizer(model, args, student.rates)
 
-    begin = clock.seconds()
-
-    def pace(step: int) -> float:
-        left = (marks[-1] - clock.seconds()) / (marks[-1] - begin)
-        return min(1.0, (step + 1) / student.warmup_steps) * max(0.0, left)
-
     trainer = Seq2SeqTrainer(
         model=model,
         args=args,
         train_dataset=encode(task.train, tokenizer),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
-        optimizers=(optimizer, LambdaLR(optimizer, pace)),
+        optimizers=(optimizer, pace(optimizer, clock, marks[-1], student.warmup_steps)),
     )
     scored = task.held_out.select(range(comparison.skip_rows, comparison.skip_rows + comparison.score_rows))
     encoded = encode(scored, tokenizer).remove_columns("length")
