@@ -1,0 +1,35 @@
+"""The translator from end to end on a tiny source: what is saved is an ordinary checkpoint."""
+
+import java_to_csharp
+import pytest
+from datasets import Dataset
+from scoring import bleu
+from start_students import Student
+from tasks import Task
+from transformers import AutoTokenizer, pipeline
+
+
+ROWS = Dataset.from_dict({"source": ["abc", "bca", "cab"] * 8, "target": ["cba", "acb", "bac"] * 8})
+OPTIONS = ["--data_dir", "none", "--minutes", "0.02", "--threads", "1", "--use_cpu", "true", "--disable_tqdm", "true"]
+
+
+def translate(source, folder, monkeypatch, *options):
+    student = Student(name="started", label="started", layers="0-2/0,3", learning_rate=1e-3)
+    monkeypatch.setattr(java_to_csharp, "WHOLE", student)
+    monkeypatch.setattr(java_to_csharp, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
+    java_to_csharp.main([*OPTIONS, "--source", str(source), "--output_dir", str(folder), *options])
+
+
+def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
+    translate(source, tmp_path, monkeypatch)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("abc").input_ids
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "abc"
+    answer = pipeline("text2text-generation", model=str(tmp_path))("abc", max_new_tokens=4)
+    assert isinstance(answer[0]["generated_text"], str)
+
+
+def test_a_cache_that_would_not_be_used_is_refused(source, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="--teacher_cache has no effect with --alpha 0"):
+        translate(source, tmp_path, monkeypatch, "--teacher_cache", "somewhere")
