@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from encdec_slm.evaluation.command import add_evaluate
 from encdec_slm.export.command import add_export
 from encdec_slm.hub.command import add_load, add_push
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_presets(commands)
     _add_generate(commands)
+    add_evaluate(commands, loaders=[_load_exported])
     add_export(commands)
     add_push(commands)
     add_load(commands)
@@ -354,6 +356,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     for text in _texts(arguments.texts):
         for answer in pipe(text, **options) if text.strip() else [{"generated_text": ""}]:
             print("\\n".join(answer["generated_text"].splitlines()), flush=True)
+
+
+def _load_exported(folder: str) -> Any | None:
+    from encdec_slm.export.load import is_exported, load_exported
+
+    return load_exported(folder) if is_exported(folder) else None
 
 
 def _device(name: str | None) -> "torch.device | None":
