@@ -127,6 +127,14 @@ def _sacrebleu_metric(title: str, name: str, **options: Any) -> Metric:
     return Metric(count=count, scores=scores)
 
 
+def _code_bleu_scores(sums: Sums) -> Scores:
+    """Returns the BLEU of CodeXGLUE's translations: every count is raised by one, so that none is zero."""
+    lengths, counts = sums[:2].astype(int).tolist(), (sums[2:] + 1).astype(int).tolist()
+    half = len(counts) // 2
+    score = _sacrebleu("BLEU").compute_bleu(counts[:half], counts[half:], *lengths)
+    return {"code_bleu": float(score.score)}
+
+
 def _rouge(prediction: str, references: Sequence[str]) -> list[float]:
     # of texts without a line break both kinds of rougeL are the same, and the slowest part
     has_lines = any("\n" in text.strip() for text in (prediction, *references))
@@ -210,8 +218,10 @@ def _overlap(words: Sequence[str], answer: Sequence[str]) -> float:
 # sacrebleu's default, tokens of 13a: for text
 bleu = _sacrebleu_metric("bleu", "BLEU")
 chrf = _sacrebleu_metric("chrf", "CHRF")
-# tokens between blanks, every count but that of single tokens raised by one: what CodeXGLUE calls BLEU of code
-code_bleu = _sacrebleu_metric("code_bleu", "BLEU", tokenize="none", smooth_method="add-k", smooth_value=1, force=True)
+# tokens between blanks: what CodeXGLUE calls BLEU of translated code
+code_bleu = Metric(
+    count=_sacrebleu_metric("code_bleu", "BLEU", tokenize="none", force=True).count, scores=_code_bleu_scores
+)
 code_to_text_bleu = Metric(count=_code_to_text, scores=mean_of("code_to_text_bleu"))
 # F1 with stemming; a line break ends a sentence in rougeLsum
 rouge = Metric(count=_rouge, scores=mean_of(*ROUGE_TYPES))

@@ -188,8 +188,13 @@ class ImageTextModel:
             content = [parts[0], *[{"type": "image"}] * images, parts[1]]
             messages = [{"role": "user", "content": [part for part in content if part.get("text") != ""]}]
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
-        token: str = self.processor.image_token  # type: ignore[attr-defined]
-        return prompt.replace(IMAGE_PLACE, token * images)
+        token = getattr(self.processor, "image_token", None)
+        if images and token is None:
+            raise ValueError(
+                f"the processor {type(self.processor).__name__} has neither a chat template nor an image_token, so "
+                "that it is not known where in a text an image stands: give it a chat template"
+            )
+        return prompt.replace(IMAGE_PLACE, (token or "") * images)
 
 
 def generate(model: Any, inputs: BatchEncoding, generation: Mapping[str, Any], stopwatch: Stopwatch) -> torch.Tensor:
