@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from encdec_slm.benchmarks.command import add_benchmark
 from encdec_slm.evaluation.command import add_evaluate
 from encdec_slm.export.command import add_export
 from encdec_slm.hub.command import add_load, add_push
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     add_evaluate(commands, loaders=[_load_exported])
     add_export(commands)
+    add_benchmark(commands, _load_exported)
     add_push(commands)
     add_load(commands)
     return parser
