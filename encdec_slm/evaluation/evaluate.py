@@ -98,8 +98,8 @@ def evaluate(
     """
     start = time.perf_counter()
     loading = loading or Loading()
-    task = _changed(find_task(task) if isinstance(task, str) else task, metrics, prompt)
-    examples = read_examples(task, files=data, config=dataset_config, split=split, limit=limit)
+    task = _with_metrics(find_task(task) if isinstance(task, str) else task, metrics)
+    examples = read_examples(task, files=data, config=dataset_config, split=split, limit=limit, prompt=prompt)
     generation = {"max_new_tokens": max_new_tokens or task.max_new_tokens, "num_beams": num_beams, "do_sample": False}
     is_named = isinstance(model, str | PathLike)
     name = name or (str(model) if is_named else type(model).__name__)
@@ -114,6 +114,7 @@ def evaluate(
         "dataset_config": dataset_config,
         "split": split,
         "limit": limit,
+        "prompt": prompt,
         "template": template,
         "max_input_tokens": max_input_tokens,
         "generation": generation,
@@ -158,12 +159,11 @@ def evaluate(
     return evaluation
 
 
-def _changed(task: Task, metrics: Sequence[str] | None, prompt: str | None) -> Task:
+def _with_metrics(task: Task, metrics: Sequence[str] | None) -> Task:
     unknown = [name for name in metrics or () if name not in METRICS]
     if unknown:
         raise ValueError(f"there is no metric {', '.join(unknown)}: take some of {', '.join(METRICS)}")
-    task = task if metrics is None else replace(task, metrics=tuple(metrics))
-    return task if prompt is None else replace(task, prompt=prompt)
+    return task if metrics is None else replace(task, metrics=tuple(metrics))
 
 
 def _identified(file: str) -> list[str]:

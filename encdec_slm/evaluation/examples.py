@@ -65,6 +65,7 @@ def read_examples(
     config: str | None = None,
     split: str | None = None,
     limit: int | None = None,
+    prompt: str | None = None,
 ) -> Examples:
     """Returns the examples of a task.
 
@@ -75,12 +76,14 @@ def read_examples(
         config: Of the data set, if not the task's.
         split: Of the data set, if not the task's.
         limit: How many rows, from the first; all if not given.
+        prompt: What is asked, instead of the task's, with columns of the rows in braces.
 
     Raises:
         ValueError: If the task has no data set, a file cannot be read, a column is missing or a reference is empty.
     """
     rows = _rows(task, files, config, split)
     task = _as_in_rows(task, rows.column_names)
+    task = task if prompt is None else replace(task, prompt=prompt)
     missing = [name for name in task.columns if name not in rows.column_names]
     if missing:
         raise ValueError(

@@ -9,6 +9,7 @@ embeddings of both texts. The wording of the question to the judge is ours.
 import json
 import math
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ class _Client:
         except ImportError as error:
             raise ImportError("a judge needs the package openai: pip install 'encdec-slm[judge]'") from error
         self.errors = openai
+        # what one answer could not be asked for, others need not try
+        self.is_broken = threading.Event()
         self.judge = judge
         self.key = os.environ.get(judge.key_variable, "")
         self.client = openai.OpenAI(
@@ -162,15 +165,19 @@ class _Client:
         return math.fsum(a * b for a, b in zip(one, other, strict=True)) / length if length else 0.0
 
     def _asked(self, create: Any, **arguments: Any) -> Any:
+        if self.is_broken.is_set():
+            raise ValueError(f"the judge at {self.judge.url} is not asked any more")
         try:
             return create(**arguments)
         except self.errors.APIConnectionError as error:
+            self.is_broken.set()
             raise ValueError(
                 f"the judge at {self.judge.url} cannot be reached, or did not answer within {self.judge.timeout:g} "
                 f"seconds, after {self.judge.retries} retries ({self._shown(error)})"
             ) from error
         except self.errors.OpenAIError as error:
-            raise ValueError(f"the judge at {self.judge.url} refuses ({self._shown(error)})") from error
+            self.is_broken.set()
+            raise ValueError(f"the judge at {self.judge.url} gives an error ({self._shown(error)})") from error
 
     def _shown(self, error: Exception) -> str:
         """Returns what an error says; some servers say the key."""
