@@ -37,6 +37,13 @@ def add_export(commands: Any) -> None:
         help="graphs for one row of N input tokens, as NPUs want them (onnx alone; default: any number of both)",
     )
     export.add_argument(
+        "--keep",
+        action="append",
+        metavar="PATTERN",
+        help="modules that stay more precise, such as 'lm_head' or 'decoder\\.layers\\.0\\.': float32 for int8, 8 bits "
+        "for int4; may be repeated (onnx alone; default: with int4 the head)",
+    )
+    export.add_argument(
         "--overwrite",
         action="store_true",
         help="write to a folder that already holds something: the model files in it are replaced, all others stay",

@@ -41,3 +41,15 @@ class ExportReport:
             f"{self.max_logit_error:.2g} at most and {self.mean_logit_error:.2g} on average, "
             f"{100 * self.equal_greedy_tokens:.1f} % of the greedy tokens are equal"
         )
+
+
+def read_report(folder: Path) -> ExportReport:
+    """Returns what `ExportReport.save` wrote.
+
+    Raises:
+        ValueError: If the file is not one of ours.
+    """
+    try:
+        return ExportReport(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / REPORT_FILE} is no report of an export: {error}") from error

@@ -1,5 +1,6 @@
 """What is exported: a model of ours in float32, and what lies beside its weights."""
 
+import json
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from transformers.utils import cached_file
 
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
 from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
+
+
+OF_THE_CODE = ("auto_map", "custom_pipelines")
 
 
 def load_source(name_or_path: str | PathLike[str]) -> PreTrainedModel:
@@ -40,9 +44,9 @@ def save_companions(model: PreTrainedModel, name_or_path: str | PathLike[str], f
         name_or_path: Where it came from.
         folder: Where it goes.
     """
-    # the code of the PyTorch model, which `save_pretrained` would name, does not lie here
-    config = type(model.config).from_dict(model.config.to_dict())
-    config.save_pretrained(folder)
+    # `save_pretrained` would write the code of the PyTorch model too, which nobody needs here
+    fields = {name: value for name, value in model.config.to_dict().items() if name not in OF_THE_CODE}
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     model.generation_config.save_pretrained(folder)
     for file, auto_class in (("processor_config.json", AutoProcessor), ("tokenizer_config.json", AutoTokenizer)):
         reader: Any = auto_class
