@@ -1,5 +1,6 @@
 """A checkpoint of the Hub or of this disk, fetched as one commit and checked. Nothing of it is run."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -229,11 +230,13 @@ def _check_before_download(options: dict[str, Any], max_file_bytes: int) -> None
     check_files({file.filename: file.file_size for file in planned}, max_file_bytes=max_file_bytes)
 
 
-def _listed(name: str, folder: Path, commit: str | None) -> list[str]:
+def _listed(name: str, folder: Path, commit: str | None) -> Iterator[str]:
+    """Yields all files of a checkpoint; nothing is read before the first is asked for, which a refusal does."""
     if commit is not None:
         try:
-            return [file.path for file in get_cached_repo_tree(name, revision=commit)]
+            yield from [file.path for file in get_cached_repo_tree(name, revision=commit)]
+            return
         except CachedRepoTreeNotFoundError:
             # another program filled the cache
             pass
-    return [path.name for path in folder.iterdir()]
+    yield from (path.name for path in folder.iterdir())

@@ -116,17 +116,18 @@ def code_files(
     """
     places: dict[str | None, Path] = {None: folder, **(code_folders or {})}
     found: dict[tuple[str | None, str], CodeFile] = {}
-    for reference in references:
-        place, repository = places.get(reference.repository), reference.repository
+    # several classes lie in one file
+    for repository, module in dict.fromkeys((reference.repository, reference.module) for reference in references):
+        place = places.get(repository)
         if place is None:
-            name = f"{reference.module}.py"
+            name = f"{module}.py"
             found[repository, name] = CodeFile(name, None, CodeStatus.FOREIGN, repository)
         else:
-            for name in _with_imports(place, reference.module):
-                found[repository, name] = _code_file(place, name, repository)
+            for name, sha256 in _with_imports(place, module).items():
+                found[repository, name] = _code_file(name, sha256, repository)
     if (folder / CUSTOM_GENERATE).is_file():
-        for name in _with_imports(folder, CUSTOM_GENERATE.removesuffix(".py")):
-            found[None, name] = _code_file(folder, name, None)
+        for name, sha256 in _with_imports(folder, CUSTOM_GENERATE.removesuffix(".py")).items():
+            found[None, name] = _code_file(name, sha256, None)
     return tuple(sorted(found.values(), key=lambda file: (file.repository or "", file.name)))
 
 
@@ -183,10 +184,14 @@ def _of_pipelines(pipelines: Any) -> Iterator[tuple[str, str]]:
         yield "custom_pipelines", str(pipeline.get("impl") if isinstance(pipeline, dict) else pipeline)
 
 
-def _with_imports(folder: Path, module: str) -> set[str]:
-    """Returns a module's file and those that it needs, by the rules with which Transformers copies them."""
+def _with_imports(folder: Path, module: str) -> dict[str, str | None]:
+    """Returns a module's file and those that it needs, by the rules with which Transformers copies them.
+
+    With each comes its SHA-256, `None` if there is no such file.
+    """
     place = Path(module).parent
-    found, pending = set[str](), [Path(module).name]
+    found: dict[str, str | None] = {}
+    pending = [Path(module).name]
     while pending:
         name = pending.pop()
         # the library reads the text, so that a comment can name a path too
@@ -194,8 +199,8 @@ def _with_imports(folder: Path, module: str) -> set[str]:
             raise ValueError(f"{folder / module}.py imports {name!r} from its folder, which is no name of a module")
         path = folder / place / f"{name}.py"
         if (file := path.relative_to(folder).as_posix()) not in found:
-            found.add(file)
-            pending += _relative_imports(path, _sha256(path)) if path.is_file() else []
+            found[file] = sha256 = _sha256(path)
+            pending += [] if sha256 is None else _relative_imports(path, sha256)
     return found
 
 
@@ -205,18 +210,17 @@ def _relative_imports(path: Path, sha256: str) -> list[str]:
     return get_relative_imports(path)
 
 
-def _code_file(folder: Path, name: str, repository: str | None) -> CodeFile:
-    if not (folder / name).is_file():
-        return CodeFile(name, None, CodeStatus.MISSING, repository)
-    sha256 = _sha256(folder / name)
-    if repository is not None:
+def _code_file(name: str, sha256: str | None, repository: str | None) -> CodeFile:
+    if sha256 is None:
+        status = CodeStatus.MISSING
+    elif repository is not None:
         status = CodeStatus.FOREIGN
-    elif not (INSTALLED / name).is_file():
+    elif (installed := _sha256(INSTALLED / name)) is None:
         status = CodeStatus.UNKNOWN
     else:
-        status = CodeStatus.SAME if sha256 == _sha256(INSTALLED / name) else CodeStatus.DIFFERENT
+        status = CodeStatus.SAME if sha256 == installed else CodeStatus.DIFFERENT
     return CodeFile(name, sha256, status, repository)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,16 +1,18 @@
 """Whether a configuration that somebody else wrote describes its weights, before a model is built from it."""
 
-import copy
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoModelForTextEncoding
+from transformers.initialization import no_init_weights
 
 from encdec_slm.hub.checkpoint_files import Shapes
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
+from encdec_slm.models.modeling_encdec_slm import EncDecSLMDecoderLayer, EncDecSLMEncoderLayer
 
 
 # fields that say how often something is built; every layer has a tensor
@@ -21,6 +23,13 @@ KERNELS = {"attn_implementation", "_attn_implementation", "experts_implementatio
 LARGEST_GROWTH = 16
 # a base model calls its tensors as the whole one does, without this
 BASE_PREFIX = "model."
+# what the Auto classes load of our text model, by its names there
+PARTS = {
+    AutoModel: ("encoder", "decoder"),
+    AutoModelForSeq2SeqLM: ("encoder", "decoder", "lm_head"),
+    AutoModelForTextEncoding: ("encoder",),
+}
+LAYERS = {"encoder": EncDecSLMEncoderLayer, "decoder": EncDecSLMDecoderLayer}
 
 
 def check_numbers(config: Mapping[str, Any], shapes: Shapes) -> None:
@@ -79,10 +88,12 @@ def check_model_size(config: Any, auto_class: Any, shapes: Shapes) -> None:
         ValueError: If they do not fit together.
     """
     # quantised weights have other shapes, and a vision tower is saved under the names of its own library
-    if type(config) is EncDecSLMConfig and getattr(config, "quantization_config", None) is None:
-        _check_tensors(config, auto_class, shapes)
+    is_plain = type(config) is EncDecSLMConfig and getattr(config, "quantization_config", None) is None
+    if is_plain and auto_class in PARTS:
+        _check_tensors(config, PARTS[auto_class], shapes)
         return
-    described = sum(parameter.numel() for parameter in _empty_model(config, auto_class).parameters())
+    model = _empty(auto_class.from_config, config, trust_remote_code=False)
+    described = sum(parameter.numel() for parameter in model.parameters())
     held = sum(math.prod(shape) for shape in shapes.values())
     if described > LARGEST_GROWTH * held:
         raise ValueError(f"config.json describes a model of {described:,} parameters, but the weights hold {held:,}")
@@ -129,22 +140,22 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
             yield path, item
 
 
-def _empty_model(config: Any, auto_class: Any) -> nn.Module:
+def _empty(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """Builds a module that has shapes and no values."""
     try:
-        with torch.device("meta"):
-            model: nn.Module = auto_class.from_config(config, trust_remote_code=False)
+        with torch.device("meta"), no_init_weights():
+            return build(*args, **kwargs)
     # what torch says of sizes that it cannot count
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"config.json describes a model that cannot be built: {reason}") from error
-    return model
 
 
-def _check_tensors(config: EncDecSLMConfig, auto_class: Any, shapes: Shapes) -> None:
+def _check_tensors(config: EncDecSLMConfig, parts: Sequence[str], shapes: Shapes) -> None:
     held = {name.removeprefix(BASE_PREFIX): shape for name, shape in shapes.items()}
     # of each stack, by what its first layer is called
-    depths = {f"{stack}.layers.0.": getattr(config, stack).num_hidden_layers for stack in config.sub_configs}
-    for names, shape in _tensors_of_first_layers(config, auto_class):
+    depths = {f"{stack}.layers.0.": getattr(config, stack).num_hidden_layers for stack in LAYERS}
+    for names, shape in described_tensors(config, parts):
         first = next((prefix for prefix in depths if names[0].startswith(prefix)), None)
         if first is None:
             _check_tensor(names, shape, held)
@@ -166,18 +177,28 @@ def _check_tensor(names: list[str], shape: tuple[int, ...], held: Shapes) -> Non
             raise ValueError(f"{name} is {held[name]} in the weights, but {shape} by the sizes in config.json")
 
 
-def _tensors_of_first_layers(config: EncDecSLMConfig, auto_class: Any) -> Iterator[tuple[list[str], tuple[int, ...]]]:
-    """Yields the names, several if it is shared, and the shape of each tensor, of all layers only the first's."""
-    shallow = copy.deepcopy(config)
-    for name in shallow.sub_configs:
-        stack = getattr(shallow, name)
-        stack.num_hidden_layers = min(stack.num_hidden_layers, 1)
-    parameters = dict(_empty_model(shallow, auto_class).named_parameters(remove_duplicate=False))
-    shared: dict[int, list[str]] = {}
-    for name, parameter in parameters.items():
-        shared.setdefault(id(parameter), []).append(name)
-    for names in shared.values():
-        yield [name.removeprefix(BASE_PREFIX) for name in names], tuple(parameters[names[0]].shape)
+def described_tensors(config: EncDecSLMConfig, parts: Sequence[str]) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+    """Yields the names, several if it is shared, and the shape of each tensor, of all layers only the first's.
+
+    A whole model would tell the same, and take longer to build than all other checks.
+    """
+    embeddings: dict[str, tuple[int, ...]] = {}
+    for stack in (part for part in parts if part in LAYERS):
+        sizes = getattr(config, stack)
+        embeddings[f"{stack}.embed_tokens.weight"] = (sizes.vocab_size, sizes.hidden_size)
+        layer = _empty(LAYERS[stack], sizes, layer_idx=0)
+        for name, parameter in layer.named_parameters():
+            yield [f"{stack}.layers.0.{name}"], tuple(parameter.shape)
+        yield [f"{stack}.norm.weight"], (sizes.hidden_size,)
+    if "lm_head" in parts:
+        embeddings["lm_head.weight"] = (config.vocab_size, config.decoder.hidden_size)
+        if config.lm_head_bias:
+            yield ["lm_head.bias"], (config.vocab_size,)
+    # halves of different width do not share theirs
+    shared: dict[Any, list[str]] = {}
+    for name, shape in embeddings.items():
+        shared.setdefault(shape if config.tie_word_embeddings else (shape, name), []).append(name)
+    yield from ((names, embeddings[names[0]]) for names in shared.values())
 
 
 def _of_layer(name: str, first: str, layer: int) -> str:

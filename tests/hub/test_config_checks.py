@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModel
 from variants import VARIANTS
 
 from encdec_slm.hub.checkpoint import fetch_checkpoint
-from encdec_slm.hub.config_checks import check_adapter, check_model_size, check_numbers
+from encdec_slm.hub.config_checks import PARTS, check_adapter, check_model_size, check_numbers, described_tensors
 
 
 AUTO_CLASSES = {
@@ -46,6 +46,21 @@ def test_every_model_of_ours_passes(tmp_path, variant, auto_class):
     part = getattr(tester, AUTO_CLASSES[auto_class])(tester.config())
     save_checkpoint(tmp_path / "part", model=part)
     check(tmp_path / "part", auto_class)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+def test_what_is_described_is_what_the_model_has(variant, auto_class):
+    tester = VARIANTS[variant]
+    model = getattr(tester, AUTO_CLASSES[auto_class])(tester.config())
+    built = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if ".layers." not in name or ".layers.0." in name:
+            built.setdefault(parameter, set()).add(name.removeprefix("model."))
+    described = [(set(names), shape) for names, shape in described_tensors(model.config, PARTS[auto_class])]
+    assert len(described) == len(built)
+    for parameter, names in built.items():
+        assert (names, tuple(parameter.shape)) in described
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (3, 0), (12, 1)])
