@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from distillation_tester import STUDENTS, batches_of, gradients, rows, student, trainer
+from image_tester import image_rows, image_trainer
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging
@@ -23,7 +24,13 @@ KINDS = {
     "sampled and accumulated": (2, SAMPLED),
     "universal": (2, {**SAMPLED, "divergence": "universal"}),
 }
-CASES = [("ours", "universal"), *product(STUDENTS, ("gold", "sampled and accumulated"))]
+# a student and a teacher that read images, of which some rows have none
+IMAGES = "images"
+CASES = [
+    ("ours", "universal"),
+    (IMAGES, "sampled and accumulated"),
+    *product(STUDENTS, ("gold", "sampled and accumulated")),
+]
 
 
 def found(folder, family, kind, processes):
@@ -36,10 +43,9 @@ def found(folder, family, kind, processes):
         processes: Among how many the batches of a step are divided.
     """
     batches_of_step, options = KINDS[kind]
-    tested = trainer(
+    tested = _trainer(
         folder,
-        student(family),
-        eval_dataset=rows(EVALUATED_ROWS, seed=1),
+        family,
         per_device_train_batch_size=4 // batches_of_step // processes,
         per_device_eval_batch_size=2,
         gradient_accumulation_steps=batches_of_step,
@@ -65,6 +71,12 @@ def found(folder, family, kind, processes):
         "is_wrapped": isinstance(tested.model_wrapped, DistributedDataParallel),
         "teacher": type(tested.teacher.model).__name__,
     }
+
+
+def _trainer(folder, family, **options):
+    if family == IMAGES:
+        return image_trainer(folder, eval_dataset=image_rows(EVALUATED_ROWS), **options)
+    return trainer(folder, student(family), eval_dataset=rows(EVALUATED_ROWS, seed=1), **options)
 
 
 def run_processes(folder):

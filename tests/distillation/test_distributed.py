@@ -3,7 +3,7 @@
 import pytest
 import torch
 from distillation_tester import difference
-from distributed_step import CASES, found, run_processes
+from distributed_step import CASES, IMAGES, found, run_processes
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ class TestPitfall19Processes:
 
         assert first["is_wrapped"]
         assert second["is_wrapped"]
-        assert first["teacher"] == second["teacher"] == "LlamaForCausalLM"
+        expected = "LlavaForConditionalGeneration" if family == IMAGES else "LlamaForCausalLM"
+        assert first["teacher"] == second["teacher"] == expected
         # each has its own rows, of which one has more to learn than the other
         assert len(first["labels"]) == len(second["labels"])
         assert first["labels"] != second["labels"]
