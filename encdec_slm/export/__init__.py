@@ -3,7 +3,22 @@
 What an engine needs is imported when it is used: importing this part needs none of them.
 """
 
-from encdec_slm.export.load import is_exported, load_exported
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from encdec_slm.export.load import RUNTIMES, is_exported, load_exported
 
 
-__all__ = ["is_exported", "load_exported"]
+if TYPE_CHECKING:
+    from encdec_slm.export.ctranslate2_model import CT2EncDecSLM
+    from encdec_slm.export.onnx_model import ORTEncDecSLM
+
+
+def __getattr__(name: str) -> Any:
+    for module, runtime in RUNTIMES.values():
+        if name == runtime:
+            return getattr(import_module(module), runtime)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["CT2EncDecSLM", "ORTEncDecSLM", "is_exported", "load_exported"]

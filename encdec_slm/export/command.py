@@ -40,8 +40,8 @@ def add_export(commands: Any) -> None:
         "--keep",
         action="append",
         metavar="PATTERN",
-        help="modules that stay more precise, such as 'lm_head' or 'decoder\\.layers\\.0\\.': float32 for int8, 8 bits "
-        "for int4; may be repeated (onnx alone; default: with int4 the head)",
+        help="modules that stay more precise, such as 'lm_head' or 'decoder.layers.0': float32 for int8, 8 bits for "
+        "int4; may be repeated (onnx alone; default: with int4 the head)",
     )
     export.add_argument(
         "--overwrite",

@@ -1,8 +1,8 @@
 """Graphs in fewer bits, by ONNX Runtime's own quantisers, with the layers that should stay more precise.
 
-`int8`: weights in 8 bits, a scale for each column, activations in 8 bits as they come. `int4`: the decoder's weights in 4
-bits, a scale for each block of a column; the encoder stays in 8, since a prompt is bound by arithmetic and not by
-memory. `fp16`: everything.
+`int8`: weights in 8 bits, a scale for each column, activations in 8 bits as they come. `int4`: weights of the decoder
+in 4 bits, a scale for each block of a column; the encoder stays in 8, since a prompt is bound by arithmetic and not
+by memory. `fp16`: everything.
 """
 
 import re
