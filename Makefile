@@ -17,8 +17,8 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ALL_ELSE := $(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")'
 SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 
-.PHONY: help install demo demo-vision start seeds results results-vision cards space test test-all test-peer test-lowest \
-  test-space check lint types mlinter format bench clean
+.PHONY: help install demo demo-vision start seeds results results-distillation results-vision cards space test test-all test-peer test-lowest \
+  test-space check lint types mlinter format bench bench-overhead bench-vision clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,7 +54,11 @@ start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=
 seeds: $(DEMO_FOLDER)/comparison.json  ## Compare the demo's students with and without its teacher, seed by seed (half an hour)
 	$(BIN)/python examples/spelling_seeds.py --words 4000
 
-results: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
+results: $(DEMO_FOLDER)/comparison.json  ## The paper's ablations: splits of the layers, with and without a teacher (an hour; GPU=1 for larger)
+	$(BIN)/python examples/ablations.py --config examples/configs/ablations_$(if $(GPU),small,tiny).yaml
+	$(BIN)/python examples/ablations_report.py
+
+results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
 	$(BIN)/python examples/distillation_results.py --task docstrings
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
@@ -122,9 +126,20 @@ format: $(INSTALLED)  ## Fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Compare decoding with T5, and images with a decoder-only model (a quiet machine, up to an hour)
-	$(BIN)/python -m encdec_slm.benchmarks
-	$(BIN)/python -m encdec_slm.benchmarks --overhead --input-length 64 --new-tokens 64 --repeats 15
+BENCH := $(BIN)/encdec-slm benchmark
+RESULTS := examples/results
+bench: $(INSTALLED)  ## Compare efficiency with decoder-only models, T5 and T5Gemma (a quiet machine, an hour or two)
+	$(BENCH) --dtype $(or $(DTYPES),float32 bfloat16) --output $(RESULTS)/efficiency.json
+	$(BENCH) encoder-decoder decoder-only --uncached --new-tokens 16 --repeats 3 --output $(RESULTS)/efficiency_uncached.json
+	$(BENCH) encoder-decoder decoder-only --input-length 512 1024 2048 4096 8192 --new-tokens 32 --repeats 3 \
+	  --output $(RESULTS)/efficiency_lengths.json
+	$(BIN)/python examples/efficiency_report.py
+	$(BIN)/python model_cards/render.py
+
+bench-overhead: $(INSTALLED)  ## Measure what the framework itself takes for a token
+	$(BENCH) encoder-decoder t5 t5-shape --preset overhead --input-length 64 --new-tokens 64 --repeats 15
+
+bench-vision: $(INSTALLED)  ## Compare images with a decoder-only model (a quiet machine, up to an hour)
 	$(BIN)/python -m encdec_slm.benchmarks.vision --preset 330m --output examples/results/vision_benchmark.json
 
 clean:  ## Remove what the tools leave behind, but not .venv and not outputs

@@ -360,10 +360,10 @@ def _generate(arguments: argparse.Namespace) -> None:
             print("\\n".join(answer["generated_text"].splitlines()), flush=True)
 
 
-def _load_exported(folder: str) -> Any | None:
+def _load_exported(folder: str, **options: Any) -> Any | None:
     from encdec_slm.export.load import is_exported, load_exported
 
-    return load_exported(folder) if is_exported(folder) else None
+    return load_exported(folder, **options) if is_exported(folder) else None
 
 
 def _device(name: str | None) -> "torch.device | None":

@@ -1,7 +1,7 @@
 """How many bytes a model needs: of its weights, of what it keeps between two tokens, of all that it allocates.
 
 Counted by the allocator of the CPU or of the GPU, not by the operating system, so that the numbers are the same in
-every run.
+every run. What the operating system gives to a whole process is in `footprint.py`.
 """
 
 import json
@@ -47,4 +47,22 @@ def cache_bytes(cache: Cache) -> int:
     if isinstance(cache, EncoderDecoderCache):
         return cache_bytes(cache.self_attention_cache) + cache_bytes(cache.cross_attention_cache)
     layers: Any = cache.layers
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    # a T5 whose decoder has fewer layers than its encoder leaves some of them empty
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.keys is not None)
+
+
+def mean_cache_bytes(cache: Cache | None, new_tokens: int) -> int:
+    """Returns the bytes of keys and values that a token after the first reads, on average over an answer.
+
+    Args:
+        cache: As it is after the answer; None for a model without.
+        new_tokens: Tokens of the answer, at least 2. The last one has not been read.
+    """
+    if cache is None:
+        return 0
+    if isinstance(cache, EncoderDecoderCache):
+        return mean_cache_bytes(cache.self_attention_cache, new_tokens) + cache_bytes(cache.cross_attention_cache)
+    length = cache.get_seq_length()
+    # the first of them finds all but what is written after it, the last one everything
+    mean_length = length - (new_tokens - 2) / 2
+    return round(cache_bytes(cache) * mean_length / length)

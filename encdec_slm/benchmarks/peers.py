@@ -1,11 +1,12 @@
-"""The models that ours has to beat: Transformers' T5 of the same shape, or with the same number of parameters.
+"""The models that ours has to beat: T5 of the same shape; T5, T5Gemma and a decoder-only Llama of the same size.
 
 With images it is a decoder-only model of LLaVA's layout: a vision tower, a projector, a Llama that reads both.
 """
 
 from typing import Any
 
-from transformers import AutoModelForSeq2SeqLM, InternVLConfig, LlamaConfig, PreTrainedConfig, T5Config
+from transformers import AutoModelForSeq2SeqLM, InternVLConfig, LlamaConfig, PreTrainedConfig, T5Config, T5GemmaConfig
+from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
 
 def t5_of_equal_shape(config: Any) -> T5Config:
@@ -28,19 +29,31 @@ def t5_of_equal_shape(config: Any) -> T5Config:
     )
 
 
+def width_of(parameters: int, matrices: int, hidden_size: int) -> int:
+    """Returns the width of feed-forward blocks that have so many parameters in all, in steps that processors like.
+
+    Args:
+        parameters: Of all matrices together.
+        matrices: Their number.
+        hidden_size: Their other side.
+    """
+    step = 16 if hidden_size >= 512 else 4
+    return max(step, round(parameters / (matrices * hidden_size) / step) * step)
+
+
 def t5_of_equal_size(config: Any, parameters: int) -> T5Config:
     """Returns a T5 of equal shape but for its feed-forward blocks, whose width gives it as many parameters.
 
     Args:
         config: Configuration of an encoder-decoder, with sub-configurations `encoder` and `decoder`.
-        parameters: Number of parameters to meet, within half a step of 16 of that width.
+        parameters: Number of parameters to meet, within half a step of that width.
     """
     peer = t5_of_equal_shape(config)
     attention = 4 * peer.d_model * peer.num_heads * peer.d_kv
     encoder_layers, decoder_layers = config.encoder.num_hidden_layers, config.decoder.num_hidden_layers
     attentions = encoder_layers + 2 * decoder_layers
     left = parameters - peer.vocab_size * peer.d_model - attentions * attention
-    peer.d_ff = max(16, round(left / (2 * (encoder_layers + decoder_layers) * peer.d_model) / 16) * 16)
+    peer.d_ff = width_of(left, 2 * (encoder_layers + decoder_layers), peer.d_model)
     return peer
 
 
@@ -52,30 +65,79 @@ def llama_of_equal_size(config: Any, parameters: int) -> LlamaConfig:
 
     Args:
         config: Configuration of an encoder-decoder, with sub-configurations `encoder` and `decoder`.
-        parameters: Number of parameters to meet, within half a step of 16 of the feed-forward width.
+        parameters: Number of parameters to meet, within half a step of the feed-forward width.
     """
-    stack = config.decoder
-    hidden, groups = stack.hidden_size, stack.num_attention_heads // stack.num_key_value_heads
-    width = stack.num_attention_heads * stack.head_dim
-    heads = next(
-        number
-        for number in range(stack.num_attention_heads, width + 1)
-        if hidden % number == width % (2 * number) == number % groups == 0
-    )
+    stack, hidden = config.decoder, config.decoder.hidden_size
+    heads, groups, width = dividing_heads(stack)
     layers = config.encoder.num_hidden_layers + stack.num_hidden_layers
     norms, attention = 2 * hidden, 2 * hidden * (width + width // groups)
     left = parameters - stack.vocab_size * hidden - hidden - layers * (norms + attention)
     return LlamaConfig(
         vocab_size=stack.vocab_size,
         hidden_size=hidden,
-        intermediate_size=max(16, round(left / (3 * layers * hidden) / 16) * 16),
+        intermediate_size=width_of(left, 3 * layers, hidden),
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // groups,
         head_dim=width // heads,
-        max_position_embeddings=8192,
+        max_position_embeddings=max(8192, stack.max_position_embeddings),
         tie_word_embeddings=True,
     )
+
+
+def dividing_heads(stack: Any) -> tuple[int, int, int]:
+    """Returns heads, heads for each key/value head, and the width of all heads, of an attention as wide as a stack's.
+
+    Llama and T5Gemma want a number of heads that divides the hidden size: there are more heads and narrower ones.
+
+    Args:
+        stack: Configuration of an encoder or decoder.
+    """
+    groups = stack.num_attention_heads // stack.num_key_value_heads
+    width = stack.num_attention_heads * stack.head_dim
+    heads = next(
+        number
+        for number in range(stack.num_attention_heads, width + 1)
+        if stack.hidden_size % number == width % (2 * number) == number % groups == 0
+    )
+    return heads, groups, width
+
+
+def t5gemma_of_equal_size(config: Any, parameters: int) -> T5GemmaConfig:
+    """Returns a T5Gemma of the same width and depths, and with as many parameters.
+
+    Attention and feed-forward blocks are as in `llama_of_equal_size`; no layer has a sliding window or a soft cap, so
+    that all do the same work.
+
+    Args:
+        config: Configuration of an encoder-decoder, with sub-configurations `encoder` and `decoder`.
+        parameters: Number of parameters to meet, within half a step of the feed-forward width.
+    """
+    stack, hidden = config.decoder, config.decoder.hidden_size
+    heads, groups, width = dividing_heads(stack)
+    encoder_layers, decoder_layers = config.encoder.num_hidden_layers, stack.num_hidden_layers
+    layers = encoder_layers + decoder_layers
+    attentions = (encoder_layers + 2 * decoder_layers) * 2 * hidden * (width + width // groups)
+    # before and after each part of a layer, and one after each stack
+    norms = (4 * encoder_layers + 6 * decoder_layers + 2) * hidden
+    # encoder and decoder have an embedding each
+    left = parameters - 2 * stack.vocab_size * hidden - attentions - norms
+    fields = {
+        "vocab_size": stack.vocab_size,
+        "hidden_size": hidden,
+        "intermediate_size": width_of(left, 3 * layers, hidden),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // groups,
+        "head_dim": width // heads,
+        "max_position_embeddings": max(8192, stack.max_position_embeddings),
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    }
+    stacks = {
+        name: T5GemmaModuleConfig(num_hidden_layers=depth, layer_types=["full_attention"] * depth, **fields)
+        for name, depth in (("encoder", encoder_layers), ("decoder", decoder_layers))
+    }
+    return T5GemmaConfig(**stacks, vocab_size=stack.vocab_size, tie_word_embeddings=True)
 
 
 def llava_of_equal_size(config: Any, text_parameters: int) -> InternVLConfig:
@@ -99,9 +161,16 @@ def llava_of_equal_size(config: Any, text_parameters: int) -> InternVLConfig:
     )
 
 
-def random_model(config: PreTrainedConfig, dtype: str, auto_class: Any = AutoModelForSeq2SeqLM) -> Any:
-    """Returns a model of `config` in evaluation mode: speed needs no checkpoint."""
-    model = auto_class.from_config(config, dtype=dtype).eval()
+def random_model(config: PreTrainedConfig, dtype: str, auto_class: Any = AutoModelForSeq2SeqLM, **options: Any) -> Any:
+    """Returns a model of `config` in evaluation mode: speed needs no checkpoint.
+
+    Args:
+        config: Of the model.
+        dtype: Of its weights.
+        auto_class: Which kind of model.
+        options: Further ones of `from_config`.
+    """
+    model = auto_class.from_config(config, dtype=dtype, **options).eval()
     # every model has to write as many tokens as it is asked for
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0

@@ -68,6 +68,26 @@ class TokenClock(BaseStreamer):
             for begin, first, last in zip(start, tokens[0], tokens[-1], strict=True)
         )
 
+    def time_whole(self, run: Callable[[int], object], new_tokens: int) -> tuple[Latency, ...]:
+        """Returns the latency of a model that hands over no single tokens, of an answer of one token and a whole one.
+
+        Args:
+            run: Called with the number of tokens to generate.
+            new_tokens: Tokens of the whole answer, at least 2.
+        """
+        self.readings = []
+        self._read()
+        for number in (1, new_tokens):
+            run(number)
+            self._read()
+        return tuple(
+            Latency(
+                first_token_seconds=one - begin,
+                seconds_per_token=((whole - one) - (one - begin)) / (new_tokens - 1),
+            )
+            for begin, one, whole in zip(*self.readings, strict=True)
+        )
+
 
 class ModuleClock:
     """Reads clocks before and after every call of a module, while it is entered.
