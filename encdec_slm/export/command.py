@@ -44,6 +44,11 @@ def add_export(commands: Any) -> None:
         "int4; may be repeated (onnx alone; default: with int4 the head)",
     )
     export.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="texts, one a line: scales of activations are measured on them and fixed (onnx int8 alone)",
+    )
+    export.add_argument(
         "--overwrite",
         action="store_true",
         help="write to a folder that already holds something: the model files in it are replaced, all others stay",

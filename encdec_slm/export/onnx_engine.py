@@ -158,7 +158,15 @@ class OnnxEngine:
         Args:
             rows: The encoded input.
             batch: Rows of the decoder, a multiple of those of the input: so many beams or samples of each.
+
+        Raises:
+            ValueError: If the graphs are static, which read one row, and there are more.
         """
+        if self.static_length is not None and batch > 1:
+            raise ValueError(
+                f"the decoder should write {batch} beams or samples, but its graph is static, for one: decode "
+                "greedily, or export the model without --static-length"
+            )
         if batch != len(rows.mask):
             rows = rows.select(np.arange(len(rows.mask)).repeat(batch // len(rows.mask)))
         tokens = 0 if self.static_length is None else self.most_tokens

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
+from encdec_slm.export.onnx_calibration import Feeds, record_feeds
 from encdec_slm.export.onnx_check import compare_with_source
 from encdec_slm.export.onnx_files import rename_free_sizes, save_graphs
 from encdec_slm.export.onnx_graphs import DecoderGraph, EncoderGraph
@@ -35,6 +37,7 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     static_length: int | None = None,
     keep: Sequence[str] | None = None,
+    calibrate: str | PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> ExportReport:
     """Writes a text model as graphs for ONNX Runtime, with its tokenizer.
@@ -52,6 +55,8 @@ def export_onnx(
             may write; any number of rows and tokens if not given.
         keep: Regular expressions of names of modules that stay more precise than `dtype`, such as `lm_head` or
             `decoder.layers.0`: float32 for `int8`, 8 bits for `int4` (there the head, if not given).
+        calibrate: File of texts, one a line, such as the model will read: scales of activations are measured on them
+            and fixed (`int8` alone; otherwise every call works out its own).
         overwrite: Whether `output` may already hold something.
 
     Returns:
@@ -63,13 +68,19 @@ def export_onnx(
         ImportError: If ONNX or ONNX Runtime is not installed.
     """
     _refuse(dtype, opset, static_length)
+    if calibrate is not None and dtype != "int8":
+        raise ValueError(f"calibrate was given, but with the dtype {dtype} no activation has a scale: use int8")
     inputs = [model] if Path(model).is_dir() else []
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:
         source = load_source(model)
         if source.config.model_type != "encdec_slm":
             raise ValueError(f"{model} reads images, which the export to ONNX does not yet")
-        save_graphs(folder, quantize(trace(source, opset, static_length), dtype, keep))
+        if not source.config.decoder.num_hidden_layers:
+            raise ValueError(f"the decoder of {model} has no layers, and so no cache that a graph could read")
         save_companions(source, model, folder)
+        graphs = trace(source, opset, static_length)
+        feeds = None if calibrate is None else _feeds(graphs, source, folder, Path(calibrate))
+        save_graphs(folder, quantize(graphs, dtype, keep, feeds))
         errors = compare_with_source(source, folder, dtype, static_length)
         report = ExportReport(
             format="onnx",
@@ -80,12 +91,23 @@ def export_onnx(
                 "parameters": source.num_parameters(),
                 "opset": opset,
                 "static_length": static_length,
+                "calibrated": calibrate is not None,
                 "kept": list(KEPT[dtype] if keep is None else keep),
                 "onnxruntime": onnxruntime().__version__,
             },
         )
         report.save(folder)
     return report
+
+
+def _feeds(graphs: dict[str, Any], source: Any, folder: Path, texts: Path) -> dict[str, Feeds]:
+    if not texts.is_file():
+        raise ValueError(f"the file {texts} with texts to calibrate on does not exist")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ValueError("calibrating reads texts, but the model has no tokenizer: save one beside it")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [tokenizer(line)["input_ids"] for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return record_feeds(graphs, rows, source.generation_config.decoder_start_token_id)
 
 
 def _refuse(dtype: str, opset: int, static_length: int | None) -> None:

@@ -180,12 +180,22 @@ class ORTEncDecSLM(GenerationMixin):
                 encoder_outputs = self.encoder(input_ids, attention_mask)
             new = self.engine.new_cache(encoder_outputs.rows, len(decoder_input_ids))
             past_key_values = ORTCache(new.rows, new.past)
+        self._refuse_turned_keys(past_key_values.length + decoder_input_ids.shape[1])
         logits = self.engine.decode(decoder_input_ids.numpy(force=True), past_key_values)
         return Seq2SeqLMOutput(
             logits=torch.from_numpy(logits),
             past_key_values=None if use_cache is False else past_key_values,
             encoder_last_hidden_state=None if encoder_outputs is None else encoder_outputs.last_hidden_state,
         )
+
+    def _refuse_turned_keys(self, length: int) -> None:
+        decoder = self.config.decoder
+        # CODEPATH: checkpoints with dynamic NTK scaling: cached keys would keep the base that they were turned with
+        if decoder.rope_parameters["rope_type"] == "dynamic" and length > decoder.max_position_embeddings:
+            raise ValueError(
+                f"{length} tokens are more than max_position_embeddings ({decoder.max_position_embeddings}), from "
+                "where dynamic NTK scaling changes the rotary base with every token: ask for fewer, or decode in PyTorch"
+            )
 
     def greedy(self, input_ids: Any, attention_mask: Any = None, max_new_tokens: int = 256) -> Any:
         """Returns the likeliest tokens, NumPy arrays in and out, without the machinery of `generate`."""

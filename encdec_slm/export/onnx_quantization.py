@@ -2,7 +2,8 @@
 
 `int8`: weights in 8 bits, a scale for each column, activations in 8 bits as they come. `int4`: weights of the decoder
 in 4 bits, a scale for each block of a column; the encoder stays in 8, since a prompt is bound by arithmetic and not
-by memory. `fp16`: everything.
+by memory. `fp16`: everything. A call has one scale for the activations of all rows of its batch: in 8 bits, a row is
+rounded a little differently beside others than alone.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from encdec_slm.export.onnx_calibration import Feeds, quantize_calibrated
 from encdec_slm.export.onnx_names import DECODER_FILE
 from encdec_slm.export.onnx_weights import name_after_modules, products_of_weights, quantize_embeddings, tie_transposed
 
@@ -23,7 +25,12 @@ BLOCK_SIZE = 64
 INT8_ACTIVATIONS = 4
 
 
-def quantize(graphs: dict[str, Any], dtype: str, keep: Sequence[str] | None = None) -> dict[str, Any]:
+def quantize(
+    graphs: dict[str, Any],
+    dtype: str,
+    keep: Sequence[str] | None = None,
+    feeds: dict[str, Feeds] | None = None,
+) -> dict[str, Any]:
     """Returns graphs with weights of another type.
 
     Args:
@@ -31,6 +38,7 @@ def quantize(graphs: dict[str, Any], dtype: str, keep: Sequence[str] | None = No
         dtype: `fp32`, `fp16`, `int8` or `int4`.
         keep: Regular expressions; modules in whose name one is found keep the next more precise type: float32 for
             `int8`, 8 bits for `int4`. `KEPT` if not given.
+        feeds: What `record_feeds` returned, to fix the scales of activations (`int8` alone).
 
     Raises:
         ValueError: If an expression is in no module's name, or the type keeps none.
@@ -39,6 +47,10 @@ def quantize(graphs: dict[str, Any], dtype: str, keep: Sequence[str] | None = No
     kept = kept_nodes(graphs, KEPT[dtype] if keep is None else keep)
     if keep and dtype not in ("int8", "int4"):
         raise ValueError(f"keep was given, but with the dtype {dtype} all layers are alike: leave it out")
+    if feeds is not None:
+        return {
+            file: quantize_embeddings(quantize_calibrated(model, feeds[file], kept)) for file, model in graphs.items()
+        }
     return {file: QUANTIZERS[dtype](file, model, kept) for file, model in graphs.items()}
 
 
