@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from encdec_slm.benchmarks.report import conditions
 from encdec_slm.export import load_exported
 from encdec_slm.export.command import load_exporter
 from encdec_slm.export.report import read_report
+from encdec_slm.export.torch_compile import compiled_steps
+from encdec_slm.export.torch_quantization import CpuQuantizationConfig, read_single_rows_
+from encdec_slm.output_folder import output_folder
 
 
 TARGETS = 16
@@ -52,10 +55,11 @@ class Place:
         return self.made("ours", self._save_ours)
 
     def made(self, name: str, make: Callable[[Path], object]) -> Path:
-        """A folder under `models`, which `make` writes if it is not there."""
+        """A folder under `models`, which `make` fills if it is not there."""
         folder = self.folder / "models" / name
         if not folder.exists():
-            make(folder)
+            with output_folder(folder) as partial:
+                make(partial)
         return folder
 
     def _save_ours(self, folder: Path) -> None:
@@ -65,10 +69,11 @@ class Place:
 
 @dataclass
 class Entry:
-    """A model that is asked, and the largest difference of its logits from those in float32."""
+    """A model, the largest difference of its logits from those in float32, and how its `generate` is asked."""
 
     model: Any
     logit_error: float | None
+    generate_arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 def words(config: Any, length: int = 64) -> dict[str, torch.Tensor]:
@@ -105,13 +110,28 @@ def t5(dtype: str) -> Callable[[Place], Entry]:
     return build
 
 
-def ours(dtype: str) -> Callable[[Place], Entry]:
-    """Our model in PyTorch, as it comes."""
+def in_pytorch(place: Place, kind: str) -> Any:
+    """Our model in PyTorch: a dtype, `int8` or `int4`, or a dtype and how it is made faster.
+
+    `mv` reads weights by `torch.mv`, `int8` rounds the decoder and the head alone, `compiled` is for `generate`.
+    """
+    dtype, _, way = kind.partition("-")
+    bits, kept = {"int8": (8, ()), "int4": (4, ()), "bfloat16-int8": (8, ("encoder",))}.get(kind, (None, ()))
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        place.ours(),
+        dtype="float32" if dtype.startswith("int") else dtype,
+        quantization_config=None if bits is None else CpuQuantizationConfig(bits, kept),
+    ).eval()
+    return read_single_rows_(model) if way == "mv" else model
+
+
+def ours(kind: str) -> Callable[[Place], Entry]:
+    """Our model in PyTorch, as `in_pytorch` builds it."""
 
     def build(place: Place) -> Entry:
-        model = AutoModelForSeq2SeqLM.from_pretrained(place.ours(), dtype=dtype).eval()
-        reference = AutoModelForSeq2SeqLM.from_pretrained(place.ours(), dtype="float32").eval()
-        return Entry(model, logit_error(model, reference))
+        model = in_pytorch(place, kind)
+        reference = in_pytorch(place, "float32")
+        return Entry(model, logit_error(model, reference), compiled_steps() if kind.endswith("-compiled") else {})
 
     return build
 
@@ -157,7 +177,12 @@ CONTESTANTS: Mapping[str, Callable[[Place], Entry]] = {
     "T5 float32": t5("float32"),
     "T5 bfloat16": t5("bfloat16"),
     "PyTorch float32": ours("float32"),
+    "PyTorch float32-compiled": ours("float32-compiled"),
     "PyTorch bfloat16": ours("bfloat16"),
+    "PyTorch bfloat16-mv": ours("bfloat16-mv"),
+    "PyTorch bfloat16-int8": ours("bfloat16-int8"),
+    "PyTorch int8": ours("int8"),
+    "PyTorch int4": ours("int4"),
     "ONNX Runtime fp32": exported("onnx", "fp32"),
     "ONNX Runtime int8": exported("onnx", "int8"),
     "ONNX Runtime int4": exported("onnx", "int4"),
@@ -190,7 +215,7 @@ def memory(name: str, place: Place, input_length: int) -> int:
 def print_memory(name: str, place: Place, input_length: int) -> None:
     """Prints what `memory` reads."""
     loaders = {
-        "PyTorch": lambda dtype: AutoModelForSeq2SeqLM.from_pretrained(place.ours(), dtype=dtype).eval(),
+        "PyTorch": lambda kind: in_pytorch(place, kind),
         "T5": lambda dtype: random_model(t5_of_equal_shape(place.config), dtype),
         "ONNX Runtime": lambda dtype: load_exported(
             place.folder / "models" / f"ours_onnx_{dtype}", threads=place.threads
@@ -264,7 +289,7 @@ def main() -> None:
         print_memory(arguments.measure_memory, place, arguments.input_lengths[0])
         return
     entries = {name: CONTESTANTS[name](place) for name in arguments.only or CONTESTANTS}
-    contestants = [Contestant(name, entry.model) for name, entry in entries.items()]
+    contestants = [Contestant(name, entry.model, entry.generate_arguments) for name, entry in entries.items()]
     rows = [
         row(one, length, entries[one.name].logit_error)
         for length in arguments.input_lengths
