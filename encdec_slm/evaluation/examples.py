@@ -134,7 +134,7 @@ def _aligned_lines(task: Task, sources: str, targets: str) -> dict[str, list[str
         if not path.is_file():
             raise ValueError(f"the file {path} does not exist")
         # only a newline ends a line
-        lines.append(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        lines.append([line.strip() for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")])
     if len(lines[0]) != len(lines[1]):
         raise ValueError(
             f"{sources} has {len(lines[0])} lines, but {targets} has {len(lines[1])}: line n of the second file has "

@@ -84,13 +84,13 @@ def test_another_prompt_is_filled_with_the_columns_that_there_are(write_rows):
 
 
 def test_lines_of_two_files_belong_together(tmp_path):
-    (tmp_path / "valid.java").write_text("int a;\n\u2028x\n", encoding="utf-8")
+    (tmp_path / "valid.java").write_text("int a;\n x\u2028x \n", encoding="utf-8")
     (tmp_path / "valid.cs").write_text("int b;\ny\n", encoding="utf-8")
     files = [str(tmp_path / name) for name in ("valid.java", "valid.cs")]
     examples = read_examples(TASKS["codexglue_java_cs"], files=files).examples
     assert [(example.prompt, example.references) for example in examples] == [
         ("int a;", ("int b;",)),
-        ("\u2028x", ("y",)),
+        ("x\u2028x", ("y",)),
     ]
     (tmp_path / "valid.cs").write_text("int b;\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"valid.java has 2 lines, but .*valid.cs has 1"):
