@@ -2,22 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 
-import sacrebleu
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from encdec_slm.evaluation import metrics
 
 
 def bleu(answers: Sequence[str], targets: Sequence[str]) -> float:
     """BLEU of sacrebleu with its default tokenization, from 0 to 100."""
-    return float(sacrebleu.corpus_bleu(list(answers), [list(targets)]).score)
+    return metrics.bleu(predictions=answers, references=targets)["bleu"]
 
 
 def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
     """Mean ROUGE-L F1 with stemming, from 0 to 100."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    pairs = zip(targets, answers, strict=True)
-    return 100 * sum(scorer.score(target, answer)["rougeL"].fmeasure for target, answer in pairs) / len(targets)
+    return metrics.rouge(predictions=answers, references=targets)["rougeL"]
 
 
 @torch.no_grad()
