@@ -143,7 +143,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 def _empty(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     """Builds a module that has shapes and no values."""
     try:
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"):
             return build(*args, **kwargs)
     # what torch says of sizes that it cannot count
     except (RuntimeError, TypeError, OverflowError) as error:
@@ -186,7 +186,9 @@ def described_tensors(config: EncDecSLMConfig, parts: Sequence[str]) -> Iterator
     for stack in (part for part in parts if part in LAYERS):
         sizes = getattr(config, stack)
         embeddings[f"{stack}.embed_tokens.weight"] = (sizes.vocab_size, sizes.hidden_size)
-        layer = _empty(LAYERS[stack], sizes, layer_idx=0)
+        # there is nothing to draw; of a whole model this would leave out the tying of its weights
+        with no_init_weights():
+            layer = _empty(LAYERS[stack], sizes, layer_idx=0)
         for name, parameter in layer.named_parameters():
             yield [f"{stack}.layers.0.{name}"], tuple(parameter.shape)
         yield [f"{stack}.norm.weight"], (sizes.hidden_size,)
