@@ -194,7 +194,7 @@ class ORTEncDecSLM(GenerationMixin):
         if decoder.rope_parameters["rope_type"] == "dynamic" and length > decoder.max_position_embeddings:
             raise ValueError(
                 f"{length} tokens are more than max_position_embeddings ({decoder.max_position_embeddings}), from "
-                "where dynamic NTK scaling changes the rotary base with every token: ask for fewer, or decode in PyTorch"
+                "where dynamic NTK scaling changes the rotary base with every token: ask for fewer, or use PyTorch"
             )
 
     def greedy(self, input_ids: Any, attention_mask: Any = None, max_new_tokens: int = 256) -> Any:
