@@ -193,7 +193,7 @@ def described_tensors(config: EncDecSLMConfig, parts: Sequence[str]) -> Iterator
             yield [f"{stack}.layers.0.{name}"], tuple(parameter.shape)
         yield [f"{stack}.norm.weight"], (sizes.hidden_size,)
     if "lm_head" in parts:
-        embeddings["lm_head.weight"] = (config.vocab_size, config.decoder.hidden_size)
+        embeddings["lm_head.weight"] = embeddings["decoder.embed_tokens.weight"]
         if config.lm_head_bias:
             yield ["lm_head.bias"], (config.vocab_size,)
     # halves of different width do not share theirs
