@@ -14,7 +14,13 @@ from typing import Any
 
 from encdec_slm.export.onnx_calibration import Feeds, quantize_calibrated
 from encdec_slm.export.onnx_names import DECODER_FILE
-from encdec_slm.export.onnx_weights import name_after_modules, products_of_weights, quantize_embeddings, tie_transposed
+from encdec_slm.export.onnx_weights import (
+    name_after_modules,
+    products_of_weights,
+    quantize_embeddings,
+    tie_transposed,
+    untie_transposed,
+)
 
 
 # of what is kept if the caller does not say: errors of the head are errors of the logits
@@ -44,6 +50,8 @@ def quantize(
         ValueError: If an expression is in no module's name, or the type keeps none.
     """
     graphs = {file: name_after_modules(model) for file, model in graphs.items()}
+    if dtype in ("int8", "int4"):
+        graphs = {file: untie_transposed(model) for file, model in graphs.items()}
     kept = kept_nodes(graphs, KEPT[dtype] if keep is None else keep)
     if keep and dtype not in ("int8", "int4"):
         raise ValueError(f"keep was given, but with the dtype {dtype} all layers are alike: leave it out")

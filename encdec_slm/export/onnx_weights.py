@@ -67,6 +67,22 @@ def tie_transposed(model: Any) -> Any:
     return model
 
 
+def untie_transposed(model: Any) -> Any:
+    """Returns a graph in which a transposed matrix of weights is weights too, as quantisers look for them.
+
+    The exporter folds such a transposition itself, but not that of a large embedding which the head shares.
+    """
+    from onnx import numpy_helper
+
+    weights = weights_of(model)
+    for node in list(model.graph.node):
+        if node.op_type == "Transpose" and node.input[0] in weights and len(weights[node.input[0]].dims) == 2:
+            array = np.ascontiguousarray(numpy_helper.to_array(weights[node.input[0]]).T)
+            model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+            model.graph.node.remove(node)
+    return model
+
+
 def quantize_embeddings(model: Any) -> Any:
     """Returns a graph whose embeddings are integers of 8 bits, with a scale for each token."""
     from onnx import TensorProto, helper, numpy_helper
