@@ -5,9 +5,8 @@
 Every `*.yaml` holds cards by name, and under `shared` what they have in common. A card has the fields of
 `encdec_slm.hub.card_facts.CardFacts`, and says where its numbers come from: `preset` (a named size), `vision` (fields
 of an `EncDecSLMVisionConfig`) or `folder` (a model folder, without weights here); `comparison` or `answers` and with
-it `measured` (what `make demo` or `make demo-vision` writes, and the name of the model in it). The card of a preset
-has the speeds that `encdec-slm benchmark --preset NAME --output examples/results/efficiency.json` has written, if they
-are there.
+it `measured` (what `make demo` or `make demo-vision` writes, and the name of the model in it); `benchmark` (a named
+size whose speeds the card has, if `encdec-slm benchmark --output examples/results/efficiency.json` has measured it).
 """
 
 import json
@@ -63,8 +62,10 @@ def facts_of(name: str, fields: Mapping[str, Any], folder: Path) -> CardFacts:
         folder: In which the files lie that the record names.
     """
     given = {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}
-    if "preset" in given and EFFICIENCY.exists() and (speeds := speeds_of_benchmark(EFFICIENCY, given["preset"])):
-        given |= {"efficiency": speeds, "plot": f"{name}.benchmark.png"}
+    if "benchmark" in given:
+        preset = given.pop("benchmark")
+        if EFFICIENCY.exists() and (speeds := speeds_of_benchmark(EFFICIENCY, preset)):
+            given |= {"efficiency": speeds, "plot": f"{preset}.benchmark.png"}
     if "comparison" in given:
         path = folder / given.pop("comparison")
         given |= facts_of_comparison(path, given.pop("measured"))

@@ -167,14 +167,15 @@ def benchmark(path, seconds, processor_seconds, threads=1):
 
 def test_what_the_benchmark_writes_is_on_the_card_of_its_size(rendering, tmp_path, monkeypatch):
     monkeypatch.setattr(rendering, "EFFICIENCY", benchmark(tmp_path / "x.json", 0.5, 0.49))
-    facts = rendering.facts_of("tiny", {"preset": "tiny", "repo_id": "a/b"}, tmp_path)
+    fields = {"preset": "tiny", "repo_id": "a/b"}
+    facts = rendering.facts_of("a card", {**fields, "benchmark": "tiny"}, tmp_path)
     (comparison,) = facts.efficiency
     (speed,) = comparison.speeds
     assert asdict(speed) == {"name": "ours", "parameters": 5, "first_token_ms": 5000.0, "tokens_per_second": 2.0}
     assert comparison.command == "encdec-slm benchmark --preset tiny"
     assert comparison.title == "tiny, float32: 8 tokens in, 4 out, random weights, medians of 3 turns"
     assert facts.plot == "tiny.benchmark.png"
-    assert not rendering.facts_of("small", {"preset": "small", "repo_id": "a/b"}, tmp_path).efficiency
+    assert not rendering.facts_of("a card", {**fields, "benchmark": "small"}, tmp_path).efficiency
 
 
 def test_a_benchmark_of_a_busy_machine_is_refused(rendering, tmp_path):
