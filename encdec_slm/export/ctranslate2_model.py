@@ -59,6 +59,7 @@ class CT2EncDecSLM:
         compute_type: str = "default",
         intra_threads: int = 0,
         inter_threads: int = 1,
+        threads: int | None = None,
     ) -> Self:
         """Loads an exported folder.
 
@@ -69,6 +70,7 @@ class CT2EncDecSLM:
                 the folder.
             intra_threads: Threads of one call; 0 lets the engine choose.
             inter_threads: Calls at once, of several Python threads.
+            threads: Another name of `intra_threads`, which `load_exported` has for all engines.
 
         Raises:
             ValueError: If files are missing, the engine cannot read them, or has no such device or compute type.
@@ -85,7 +87,7 @@ class CT2EncDecSLM:
                 str(folder),
                 device=device,
                 compute_type=compute_type,
-                intra_threads=intra_threads,
+                intra_threads=intra_threads if threads is None else threads,
                 inter_threads=inter_threads,
             )
         # ValueError: for a compute type that the device has not
