@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from encdec_slm.evaluation.tasks import TASKS
+
 
 if TYPE_CHECKING:
     from encdec_slm.evaluation.model_loading import Loader
@@ -27,7 +29,13 @@ def add_evaluate(commands: Any, loaders: "Sequence[Loader]" = ()) -> None:
         "where it was stopped. results.json there is what model cards read.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="folder or Hub id, or copy: the input as its own answer")
-    evaluate.add_argument("--task", required=True, metavar="NAME", help="a name that --task help lists")
+    evaluate.add_argument(
+        "--task",
+        required=True,
+        choices=TASKS,
+        metavar="NAME",
+        help=f"one of {', '.join(TASKS)}; the last two are yours",
+    )
     evaluate.add_argument("--output", required=True, metavar="OUT", help="folder of the answers and the results")
     evaluate.add_argument(
         "--data",
@@ -84,12 +92,7 @@ def _add_judge(evaluate: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace, loaders: "Sequence[Loader]") -> None:
     from encdec_slm.evaluation.evaluate import Loading, evaluate
     from encdec_slm.evaluation.judge import Judge
-    from encdec_slm.evaluation.tasks import TASKS
 
-    if arguments.task == "help":
-        for name, task in TASKS.items():
-            print(f"{name:<24} {task.dataset or 'your files':<44} {', '.join(task.metrics)}")
-        return
     # what is not given has the function's default, which stands in one place
     given = {name: value for name, value in vars(arguments).items() if value is not None and name != "run"}
     judge = {name.removeprefix(JUDGE): given.pop(name) for name in list(given) if name.startswith(JUDGE)}

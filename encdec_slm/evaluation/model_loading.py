@@ -25,7 +25,16 @@ COPY = "copy"
 # returns the model of a folder if it knows its format, None if not
 Loader = Callable[[str], Any | None]
 GIB = 1024**3
-ADAPTER = "adapter_config.json"
+WEIGHTS = (".safetensors", ".bin", ".onnx", ".data")
+CONFIGURATIONS = (
+    "adapter_config",
+    "chat_template",
+    "config",
+    "generation_config",
+    "preprocessor",
+    "processor",
+    "tokenizer",
+)
 
 
 def load_respondent(
@@ -209,7 +218,9 @@ def fingerprint(name: str) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return name
-    # cards and results are written into the folder after an evaluation
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".onnx", ".json")]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if "result" not in path.name]
+    # what an evaluation writes may lie beside them
+    files = [
+        path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS or path.name.startswith(CONFIGURATIONS)
+    ]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
