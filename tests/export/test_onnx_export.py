@@ -211,8 +211,9 @@ def test_calibrated_activations_have_fixed_scales(exported, source, tmp_path, mo
     assert "DynamicQuantizeLinear" not in operators
     report = read_report(tmp_path / "out")
     assert report.details["calibrated"]
-    # not as good as scales of each call, far from a graph that computes something else
-    assert report.mean_logit_error < 5 * read_report(exported / "int8").mean_logit_error
+    # ranges of three texts are exceeded by the random tokens of the check: worse than scales of each call, not nonsense
+    logits = model(**words(4), decoder_input_ids=torch.randint(9, 60, (4, 5))).logits
+    assert read_report(exported / "int8").mean_logit_error < report.mean_logit_error < 0.5 * logits.std()
     (tmp_path / "texts").write_text("\n")
     with pytest.raises(ValueError, match="every line of the file is blank"):
         onnx_export.export_onnx(source, tmp_path / "no", dtype="int8", calibrate=tmp_path / "texts")
