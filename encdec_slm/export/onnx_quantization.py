@@ -26,7 +26,7 @@ from encdec_slm.export.onnx_weights import (
 # of what is kept if the caller does not say: errors of the head are errors of the logits
 KEPT = {"fp32": (), "fp16": (), "int8": (), "int4": ("lm_head",)}
 # weights of 4 bits that share a scale
-BLOCK_SIZE = 64
+BLOCK_SIZE = 128
 # of MatMulNBits: activations in 8 bits, as fast on a processor as its memory
 INT8_ACTIVATIONS = 4
 
