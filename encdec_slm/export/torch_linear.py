@@ -73,23 +73,22 @@ class Int8Linear(nn.Module):
             # that such tensors will go one day: they are needed for the moment of packing
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+        bias = None if self.bias is None else self.bias.detach().float()
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
         self.weight = self.weight_scale = None
         return self
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Returns `input @ weight.T + bias`, shape `(..., out_features)`, in the dtype of `input`."""
         states = input.float()
+        if input.numel() == self.in_features:
+            return torch.ops.quantized.linear_dynamic(states, self.packed, True).to(input.dtype)
         # the kernel has one scale for all rows: those with small values would be rounded away
-        largest = None
-        if input.numel() != self.in_features:
-            largest = states.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-            states = states / largest
-        output = torch.ops.quantized.linear_dynamic(states, self.packed, True)
-        if largest is not None:
-            output = output * largest
-        output = output.to(input.dtype)
-        return output if self.bias is None else output + self.bias
+        largest = states.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        output = torch.ops.quantized.linear_dynamic(states / largest, self.packed, True)
+        # the bias, which the kernel has added, is not to be scaled
+        output = output * largest if self.bias is None else torch.lerp(self.bias.float(), output, largest)
+        return output.to(input.dtype)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
