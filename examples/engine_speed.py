@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def decoder_only(dtype: str) -> Callable[[Place], Entry]:
 
         def peer() -> Any:
             set_seed(0)
-            return random_model(config, "float32", AutoModelForCausalLM)
+            # of its own configuration: the exported one is told to attend in another way
+            return random_model(deepcopy(config), "float32", AutoModelForCausalLM)
 
         folder = place.made(
             "decoder_only_onnx", lambda folder: export_decoder_only(peer(), folder, ("fp32", "int8", "int4"))
