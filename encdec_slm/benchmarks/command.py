@@ -56,12 +56,12 @@ def add_benchmark(commands: Any, load_exported: Callable[..., Any] | None = None
         benchmark.add_argument(
             flag, type=_positive, nargs="+", default=default, metavar="N", help=f"{text} (default: {default[0]})"
         )
-    for flag, default, text in (
+    for flag, number, text in (
         ("--new-tokens", 256, "tokens written, at least 2"),
         ("--repeats", 5, "turns, of which the medians count"),
         ("--threads", 1, "threads of one operation"),
     ):
-        benchmark.add_argument(flag, type=_positive, default=default, metavar="N", help=f"{text} (default: {default})")
+        benchmark.add_argument(flag, type=_positive, default=number, metavar="N", help=f"{text} (default: {number})")
     benchmark.add_argument("--attention", metavar="NAME", help="such as eager or sdpa (default: each model's own)")
     benchmark.add_argument("--device", default="cpu", metavar="D", help="such as cuda:0 (default: %(default)s)")
     benchmark.add_argument(

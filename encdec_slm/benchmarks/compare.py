@@ -172,7 +172,7 @@ def compare(
     setting: Setting,
     *,
     report: Callable[[str], None],
-    clocks: tuple[Clock, Clock] = WALL_AND_PROCESSOR,
+    clocks: tuple[Clock, ...] = WALL_AND_PROCESSOR,
     meter: Callable[[], float] | None = None,
     footprint: Callable[[Candidate, Shape, Setting, int], int] | None = None,
 ) -> list[Result]:

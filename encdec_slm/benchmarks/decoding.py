@@ -105,7 +105,7 @@ def take_turns(
     new_tokens: int,
     repeats: int,
     report: Callable[[str], None],
-    clocks: tuple[Clock, Clock] = WALL_AND_PROCESSOR,
+    clocks: tuple[Clock, ...] = WALL_AND_PROCESSOR,
     meter: Callable[[], float] | None = None,
 ) -> list[Measurement]:
     """Lets the contestants generate in turns, A B C A B C ..., greedily. They should have answered once before.
