@@ -49,12 +49,12 @@ def quantize(
     Raises:
         ValueError: If an expression is in no module's name, or the type keeps none.
     """
+    if keep and dtype not in ("int8", "int4"):
+        raise ValueError(f"keep was given, but with the dtype {dtype} all layers are alike: leave it out")
     graphs = {file: name_after_modules(model) for file, model in graphs.items()}
     if dtype in ("int8", "int4"):
         graphs = {file: untie_transposed(model) for file, model in graphs.items()}
     kept = kept_nodes(graphs, KEPT[dtype] if keep is None else keep)
-    if keep and dtype not in ("int8", "int4"):
-        raise ValueError(f"keep was given, but with the dtype {dtype} all layers are alike: leave it out")
     if feeds is not None:
         return {
             file: quantize_embeddings(quantize_calibrated(model, feeds[file], kept)) for file, model in graphs.items()

@@ -175,7 +175,9 @@ def test_the_folder_is_complete_and_tells_its_error(exported, model, dtype):
 def test_fewer_bits_are_fewer_bytes_and_more_error(exported):
     reports = [read_report(exported / dtype) for dtype in DTYPES]
     data = [(exported / dtype / "model.onnx_data").stat().st_size for dtype in DTYPES]
-    assert data[0] > data[1] > data[2] >= data[3]
+    assert data[0] > data[1] > data[2]
+    # matrices of 32 and 64 rows are padded to a block of 128: no less than in 8 bits at this size
+    assert data[1] > data[3]
     errors = [report.mean_logit_error for report in reports]
     assert errors == sorted(errors)
     assert errors[0] < 1e-4 < errors[2]
