@@ -6,6 +6,7 @@ from encdec_slm.evaluation.metrics import Metric, Sums
 
 
 CONFIDENCE = 0.95
+MOST_DRAWS = 1_000_000
 
 
 def confidence_intervals(
@@ -20,8 +21,12 @@ def confidence_intervals(
         seed: Of the draws.
     """
     examples = len(counts)
-    draws = np.random.default_rng(seed).multinomial(examples, np.full(examples, 1 / examples), size=resamples)
-    scores = [metric.scores(sums) for sums in draws @ counts]
+    random, chances = np.random.default_rng(seed), np.full(examples, 1 / examples)
+    scores = []
+    # a few resamples at a time: all of them would be a matrix of resamples by examples
+    for size in np.diff(np.append(np.arange(0, resamples, max(MOST_DRAWS // examples, 1)), resamples)):
+        draws = random.multinomial(examples, chances, size=size).astype(np.float64)
+        scores += [metric.scores(sums) for sums in draws @ counts]
     edges = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
     # a resample without a question of some kind says nothing of its score
     values = {name: [row[name] for row in scores if name in row] for name in metric.scores(counts.sum(axis=0))}

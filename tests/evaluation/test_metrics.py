@@ -32,7 +32,7 @@ WORDS = ("The", "a", "cat", "dogs", "ran", "running,", "2.5", "x_y", "(z)", "it'
 
 def texts(number, seed, longest=9):
     choose = random.Random(seed)
-    return [" ".join(choose.choices(WORDS, k=choose.randint(1, longest))) for _ in range(number)]
+    return [" ".join(choose.choices(WORDS, k=choose.randint(2, longest))) for _ in range(number)]
 
 
 @pytest.fixture(scope="module")
