@@ -227,7 +227,8 @@ def print_memory(name: str, place: Place, input_length: int) -> None:
         ),
     }
     engine, _, dtype = name.rpartition(" ")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # held now: importing may have held more for a moment
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
     model = loaders[engine](dtype)
     measure([Contestant(name, model)], input_length=input_length, new_tokens=4, repeats=1, report=lambda line: None)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
