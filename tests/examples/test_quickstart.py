@@ -68,6 +68,12 @@ def test_the_saved_folder_is_whole_and_answers(run):
     assert after.startswith("charlie")
 
 
+def test_the_exported_model_answers_as_the_saved_one(run):
+    (exported,) = re.findall(r"exported: (.*)", run.printed)
+    assert exported.startswith("charlie")
+    assert (run.folder / "outputs/telephone_onnx/export.json").is_file()
+
+
 def test_the_dry_run_shows_the_plan_and_sends_nothing(run):
     assert "model.safetensors" in run.printed
     assert "dry run: nothing was sent" in run.printed
