@@ -1,4 +1,4 @@
-"""The one place that tells Transformers about our classes: Auto classes, remote code, the pipeline registry."""
+"""The one place that tells Transformers about our classes: Auto classes, remote code, pipelines, quantisers."""
 
 from transformers import (
     AutoConfig,
@@ -11,6 +11,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
 from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig
@@ -25,6 +26,7 @@ from encdec_slm.models.modeling_encdec_slm_vision import (
 )
 from encdec_slm.models.pipeline_encdec_slm import Text2TextGenerationPipeline
 from encdec_slm.models.processing_encdec_slm_vision import EncDecSLMVisionProcessor
+from encdec_slm.quantization.quantizer import METHOD, CpuQuantizationConfig, CpuQuantizer
 
 
 TEXT2TEXT_TASK = "text2text-generation"
@@ -46,6 +48,7 @@ def register() -> None:
         model_class.register_for_auto_class(auto_class.__name__)
     register_vision()
     register_text2text_pipeline()
+    register_quantizer()
 
 
 def register_vision() -> None:
@@ -83,3 +86,10 @@ def register_text2text_pipeline() -> None:
             type="text",
         )
     EncDecSLMConfig.has_registered_pipelines = True
+
+
+def register_quantizer() -> None:
+    """Makes `from_pretrained` know weights of 8 and 4 bits for a CPU."""
+    # `register_quantizer` of the library refuses a name that it knows
+    AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = CpuQuantizationConfig
+    AUTO_QUANTIZER_MAPPING[METHOD] = CpuQuantizer

@@ -31,8 +31,8 @@ from encdec_slm.export import load_exported
 from encdec_slm.export.command import load_exporter
 from encdec_slm.export.report import read_report
 from encdec_slm.export.torch_compile import compiled_steps
-from encdec_slm.export.torch_quantization import CpuQuantizationConfig, read_single_rows_
 from encdec_slm.output_folder import output_folder
+from encdec_slm.quantization import CpuQuantizationConfig, read_single_rows_
 
 
 TARGETS = 16

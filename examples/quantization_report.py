@@ -28,7 +28,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser,
 from encdec_slm.benchmarks.decoding import Contestant, Measurement, measure
 from encdec_slm.export import load_exported
 from encdec_slm.export.command import load_exporter
-from encdec_slm.export.torch_quantization import CpuQuantizationConfig
+from encdec_slm.quantization import CpuQuantizationConfig
 
 
 # name -> quantisation when loading; the last shows what rounding the head costs

@@ -1,6 +1,6 @@
 """Which folder may import which, and how large a file may grow: the picture of the design, kept true.
 
-cli, examples, tests -> everything;  __init__ -> registration -> models -> torch, transformers
+cli, examples, tests -> everything;  __init__ -> registration -> models, quantization -> torch, transformers
 hub, conversion, export -> registration, models;  conversion, export -> output_folder
 adaptation, distillation -> data_files, parameter_groups;  benchmarks -> distillation
 evaluation -> data_files;  data_files, image_text_collator, output_folder, parameter_groups -> none of ours
@@ -26,7 +26,7 @@ INSTALLED_WITH_IMAGES = {"image_reading_encdec_slm.py": {"PIL"}}
 # of ours, beside what lies in the same folder
 MAY_IMPORT = {
     "__init__.py": {"registration", "models"},
-    "registration.py": {"models"},
+    "registration.py": {"models", "quantization"},
     "cli.py": {
         "__init__",
         "output_folder",
@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "hub",
     },
     "models": set(),
+    "quantization": set(),
     "conversion": {"output_folder", "registration", "models"},
     "export": {"output_folder", "registration", "models"},
     "hub": {"registration", "models"},

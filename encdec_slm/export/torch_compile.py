@@ -11,7 +11,7 @@ def compiled_steps(mode: str = "default") -> dict[str, Any]:
     The library compiles the step by itself where a static cache is asked for, but on accelerators alone. The first
     answer takes as long as the compiler needs (a C++ compiler must be installed, for a CPU); later ones with as many
     inputs and the same lengths in all take the step as it was compiled. A beam search is not compiled, nor are layers
-    of `encdec_slm.export.torch_linear`, whose kernels the compiler cannot look into.
+    of `encdec_slm.quantization.linear`, whose kernels the compiler cannot look into.
 
     Args:
         mode: As in `torch.compile`, such as `max-autotune-no-cudagraphs`.

@@ -1,7 +1,7 @@
 """Weights of 8 or 4 bits without leaving PyTorch: a quantiser of Transformers, for decoding on a CPU.
 
-Importing this module registers it, so that `from_pretrained(..., quantization_config=CpuQuantizationConfig(bits=8))`
-works, and so that what was saved quantised is loaded as it was.
+`import encdec_slm` registers it: `from_pretrained(..., quantization_config=CpuQuantizationConfig(bits=8))` works
+then, and what was saved quantised is loaded as it was.
 """
 
 import re
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from encdec_slm.export.torch_linear import Int4Linear, Int8Linear, SingleRowLinear
+from encdec_slm.quantization.linear import Int4Linear, Int8Linear, SingleRowLinear
 
 
 METHOD = "encdec_slm_cpu"
@@ -25,7 +25,6 @@ EIGHT_BITS_AT_LEAST = r"(^|\.)encoder\.|encoder_attn\.kv_proj$|lm_head$"
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-@register_quantization_config(METHOD)
 class CpuQuantizationConfig(QuantizationConfigMixin):
     """How linear layers are rounded.
 
@@ -55,7 +54,6 @@ class CpuQuantizationConfig(QuantizationConfigMixin):
         return Int4Linear
 
 
-@register_quantizer(METHOD)
 class CpuQuantizer(HfQuantizer):
     """Rounds the layers of a model that has been loaded, or makes place for those that were saved rounded."""
 
@@ -109,6 +107,7 @@ def refuse_without_kernels() -> None:
         f"{namespace}::{name}"
         for namespace, name in (
             ("quantized", "linear_dynamic"),
+            ("aten", "_make_per_channel_quantized_tensor"),
             ("aten", "_weight_int4pack_mm_for_cpu"),
         )
         if not hasattr(getattr(torch.ops, namespace), name)

@@ -8,8 +8,8 @@ from model_tester import ModelTester
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, T5Config, T5ForConditionalGeneration
 
-from encdec_slm.export.torch_linear import INT4_GROUP, Int4Linear, Int8Linear, SingleRowLinear
-from encdec_slm.export.torch_quantization import CpuQuantizationConfig, quantize_, read_single_rows_
+from encdec_slm.quantization import CpuQuantizationConfig, quantize_, read_single_rows_
+from encdec_slm.quantization.linear import INT4_GROUP, Int4Linear, Int8Linear, SingleRowLinear
 
 
 @pytest.fixture
