@@ -6,12 +6,12 @@ then, and what was saved quantised is loaded as it was.
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers import HfQuantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from encdec_slm.quantization.linear import Int4Linear, Int8Linear, SingleRowLinear
@@ -41,7 +41,7 @@ class CpuQuantizationConfig(QuantizationConfigMixin):
     def __init__(self, bits: int = 8, modules_to_not_convert: Iterable[str] | None = None, **kwargs: Any) -> None:
         if bits not in (4, 8):
             raise ValueError(f"bits is {bits!r}, but there are kernels for 8 and 4 alone")
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD
         self.bits = bits
         self.modules_to_not_convert = list(modules_to_not_convert or ())
 
@@ -142,7 +142,7 @@ def quantize_(model: Model, dtype: str, *, keep: Iterable[str] = ()) -> Model:
     quantizer.preprocess_model(model)
     quantizer.postprocess_model(model)
     # asked by `save_pretrained`
-    model.hf_quantizer = quantizer
+    cast(Any, model).hf_quantizer = quantizer
     return model
 
 
