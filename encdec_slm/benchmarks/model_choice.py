@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from encdec_slm.benchmarks.decoding import Contestant

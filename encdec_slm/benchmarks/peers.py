@@ -133,7 +133,7 @@ def t5gemma_of_equal_size(config: Any, parameters: int) -> T5GemmaConfig:
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     }
-    stacks = {
+    stacks: dict[str, Any] = {
         name: T5GemmaModuleConfig(num_hidden_layers=depth, layer_types=["full_attention"] * depth, **fields)
         for name, depth in (("encoder", encoder_layers), ("decoder", decoder_layers))
     }

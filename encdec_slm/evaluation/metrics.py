@@ -190,7 +190,7 @@ def _squad_v2(prediction: str, references: Sequence[str]) -> list[float]:
 
 
 def _squad_v2_scores(sums: Sums) -> Scores:
-    scores = {}
+    scores: Scores = {}
     for prefix, part in (("", sums[6:]), ("has_answer_", sums[:3]), ("no_answer_", sums[3:6])):
         # a data set may lack one of the kinds
         if part[-1]:

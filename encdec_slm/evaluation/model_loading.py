@@ -75,6 +75,7 @@ def load_respondent(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = AutoConfig.from_pretrained(_base_of(name), **hub)
     check_memory(name, where, dtype=dtype, config=config, revision=revision)
+    auto_class: Any
     if task.images:
         auto_class, processing_class = AutoModelForImageTextToText, AutoProcessor.from_pretrained(name, **hub)
     else:
@@ -169,6 +170,7 @@ def weight_bytes(name: str, dtype: str = "auto", *, config: Any = None, revision
     from huggingface_hub import get_local_safetensors_metadata, get_safetensors_metadata
     from huggingface_hub.errors import NotASafetensorsRepoError
 
+    counts: dict[Any, int] | None
     try:
         if Path(name).is_dir():
             counts = get_local_safetensors_metadata(name).parameter_count

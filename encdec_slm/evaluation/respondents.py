@@ -167,7 +167,7 @@ class ImageTextModel:
         """Returns an answer to each example; see `Respondent`."""
         is_encoder_decoder = self.model.config.is_encoder_decoder
         texts = [self._text(example.prompt, len(own)) for example, own in zip(examples, images, strict=True)]
-        inputs: Any = self.processor(  # type: ignore[operator]
+        inputs: Any = self.processor(
             text=texts,
             images=[list(own) for own in images] if any(images) else None,
             padding=True,
@@ -186,7 +186,7 @@ class ImageTextModel:
             before, _, after = prompt.partition(IMAGE_PLACE)
             parts = [{"type": "text", "text": part.strip()} for part in (before, after)]
             content = [parts[0], *[{"type": "image"}] * images, parts[1]]
-            messages = [{"role": "user", "content": [part for part in content if part.get("text") != ""]}]
+            messages: Any = [{"role": "user", "content": [part for part in content if part.get("text") != ""]}]
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
         token = getattr(self.processor, "image_token", None)
         if images and token is None:

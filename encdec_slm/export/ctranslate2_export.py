@@ -3,11 +3,12 @@
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from encdec_slm.export.ctranslate2_model import CT2EncDecSLM
 from encdec_slm.export.ctranslate2_spec import model_spec, refuse_what_ctranslate2_cannot_compute
@@ -52,7 +53,7 @@ def export_ctranslate2(
         )
     inputs = [model] if Path(model).exists() else []
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:
-        source = load_source(model)
+        source: Any = load_source(model)
         _refuse(source)
         save_companions(source, model, folder)
         _write(source, _tokenizer(model), folder, QUANTIZATIONS[dtype])
@@ -88,7 +89,7 @@ def token_names(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> l
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {vocab_size}: resize the model's embeddings"
         )
-    known = [] if tokenizer is None else tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    known = [] if tokenizer is None else tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     names: dict[str, None] = {}
     for token_id in range(vocab_size):
         name = known[token_id] if token_id < len(known) else None
@@ -102,7 +103,8 @@ def _write(
     folder: Path,
     quantization: str,
 ) -> None:
-    config, generation = source.config, source.generation_config
+    config: Any = source.config
+    generation = source.generation_config
     tokens = token_names(tokenizer, config.vocab_size)
     spec = model_spec(source, tokens)
     eos = generation.eos_token_id
@@ -125,7 +127,7 @@ def _write(
 
 
 @torch.no_grad()
-def check_export(source: EncDecSLMForConditionalGeneration, folder: Path, dtype: str) -> ExportReport:
+def check_export(source: Any, folder: Path, dtype: str) -> ExportReport:
     """Returns how the log-probabilities and greedy tokens of an exported model compare with PyTorch's.
 
     Raises:
@@ -136,7 +138,7 @@ def check_export(source: EncDecSLMForConditionalGeneration, folder: Path, dtype:
     errors, wanted, equal, tokens = [], [], 0, 0
     for length in CHECKED_LENGTHS:
         input_ids = torch.randint(source.config.vocab_size, (1, length), generator=generator)
-        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
         greedy = source.generate(
             **inputs, max_new_tokens=CHECKED_NEW_TOKENS, min_new_tokens=CHECKED_NEW_TOKENS, do_sample=False
         )

@@ -12,7 +12,7 @@ from encdec_slm.models.modeling_encdec_slm import (
     EncDecSLMEncoderLayer,
     EncDecSLMForConditionalGeneration,
 )
-from encdec_slm.models.modeling_encdec_slm_layers import EncDecSLMAttention, EncDecSLMMLP
+from encdec_slm.models.modeling_encdec_slm_layers import EncDecSLMAttention, EncDecSLMMLP, EncDecSLMRMSNorm
 
 
 Activation = common_spec.Activation
@@ -40,7 +40,9 @@ def refuse_what_ctranslate2_cannot_compute(config: EncDecSLMConfig) -> None:
     Raises:
         ValueError: If the engine has no such layer, naming it and what it has instead.
     """
-    for stack in (config.encoder, config.decoder):
+    encoder: Any = config.encoder
+    decoder: Any = config.decoder
+    for stack in (encoder, decoder):
         name = stack.base_config_key
         if stack.num_hidden_layers < 1:
             raise ValueError(f"{name}.num_hidden_layers is 0, but CTranslate2 needs a layer in each stack")
@@ -55,15 +57,15 @@ def refuse_what_ctranslate2_cannot_compute(config: EncDecSLMConfig) -> None:
                 f"{name}.rope_parameters has rope_type {rope_type!r}, which CTranslate2 does not compute: it has "
                 f"{', '.join(ROPE_SCALING)}"
             )
-    if config.decoder.qk_norm:
+    if decoder.qk_norm:
         raise ValueError(
             "decoder.qk_norm is set, but CTranslate2 normalises queries and keys in self-attention alone, not in "
             "cross-attention: export to ONNX instead"
         )
-    if config.encoder.rms_norm_eps != config.decoder.rms_norm_eps:
+    if encoder.rms_norm_eps != decoder.rms_norm_eps:
         raise ValueError(
-            f"encoder.rms_norm_eps ({config.encoder.rms_norm_eps}) and decoder.rms_norm_eps "
-            f"({config.decoder.rms_norm_eps}) differ, but CTranslate2 has one for all norms"
+            f"encoder.rms_norm_eps ({encoder.rms_norm_eps}) and decoder.rms_norm_eps "
+            f"({decoder.rms_norm_eps}) differ, but CTranslate2 has one for all norms"
         )
 
 
@@ -74,7 +76,7 @@ def model_spec(model: EncDecSLMForConditionalGeneration, tokens: list[str]) -> t
         model: A text model that `refuse_what_ctranslate2_cannot_compute` lets through.
         tokens: The name of each token id, no two alike.
     """
-    config = model.config
+    config: Any = model.config
     spec = transformer_spec.TransformerSpec(
         transformer_spec.TransformerEncoderSpec(**_stack_arguments(config.encoder)),
         transformer_spec.TransformerDecoderSpec(**_stack_arguments(config.decoder), with_encoder_attention=True),
@@ -98,7 +100,7 @@ def model_spec(model: EncDecSLMForConditionalGeneration, tokens: list[str]) -> t
 
 
 def _stack_arguments(config: EncDecSLMEncoderConfig) -> dict[str, Any]:
-    rope = config.rope_parameters
+    rope: Any = config.rope_parameters
     return {
         "num_layers": config.num_hidden_layers,
         "num_heads": config.num_attention_heads,
@@ -144,7 +146,7 @@ def _set_layer(
 
 
 def _set_cross_attention(
-    spec: attention_spec.MultiHeadAttentionSpec, attention: EncDecSLMAttention, norm: nn.Module
+    spec: attention_spec.MultiHeadAttentionSpec, attention: EncDecSLMAttention, norm: EncDecSLMRMSNorm
 ) -> None:
     spec.layer_norm.gamma = _weight(norm.weight)
     _set_linear(spec.linear[0], attention.q_proj)

@@ -32,7 +32,7 @@ def compare_with_source(source: Any, folder: Path, dtype: str, static_length: in
         ValueError: If graphs in float32 differ from the model.
     """
     engine = OnnxEngine(folder, threads=torch.get_num_threads())
-    exported = ORTEncDecSLM(source.config, engine, source.generation_config)
+    exported: Any = ORTEncDecSLM(source.config, engine, source.generation_config)
     errors, largest, equal = [], 1.0, []
     tokens = NEW_TOKENS if static_length is None else min(NEW_TOKENS, static_length)
     greedily: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "num_beams": 1}

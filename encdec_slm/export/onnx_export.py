@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer
 
 from encdec_slm.export.onnx_calibration import Feeds, record_feeds
@@ -144,7 +143,7 @@ def trace(model: Any, opset: int, static_length: int | None = None) -> dict[str,
     decoder_free: list[Any] = [{0: FREE, 1: FREE}] * 2 + [[{0: FREE, 2: FREE}] * 2 * layers] * 2
     if static_length is not None:
         decoder_inputs.append(torch.ones(1, past, dtype=torch.bool))
-    graphs = {
+    graphs: dict[str, tuple[EncoderGraph | DecoderGraph, list[Any], list[Any]]] = {
         ENCODER_FILE: (EncoderGraph(model), encoder_inputs, encoder_free),
         DECODER_FILE: (DecoderGraph(model, is_static=static_length is not None), decoder_inputs, decoder_free),
     }
@@ -154,7 +153,7 @@ def trace(model: Any, opset: int, static_length: int | None = None) -> dict[str,
     }
 
 
-def _trace(graph: nn.Module, arguments: list[Any], free: list[Any] | None, opset: int) -> Any:
+def _trace(graph: EncoderGraph | DecoderGraph, arguments: list[Any], free: list[Any] | None, opset: int) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # of the exporter's own parts, about which a user can do nothing
         warnings.simplefilter("ignore")

@@ -81,9 +81,10 @@ class EncoderGraph(nn.Module):
                 attention_interface=graph_attention,
             )
         states = encoder.norm(states)
+        attentions: Any = self.cross_attentions
         # the query is of no interest: what projects it is left out of the graph
-        nothing = states.new_zeros(1, 1, self.cross_attentions[0].q_proj.in_features)
-        heads = [attention._cross_attention_states(nothing, states, None)[1:] for attention in self.cross_attentions]
+        nothing = states.new_zeros(1, 1, attentions[0].q_proj.in_features)
+        heads = [attention._cross_attention_states(nothing, states, None)[1:] for attention in attentions]
         return (states, *(tensor for pair in heads for tensor in pair))
 
 
@@ -171,4 +172,5 @@ class DecoderGraph(nn.Module):
                 attention_interface=graph_attention,
             )
         logits = self.lm_head(decoder.norm(states))
-        return (logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values)))
+        layers: Any = cache.layers
+        return (logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))

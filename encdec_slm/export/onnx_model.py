@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -178,18 +178,18 @@ class ORTEncDecSLM(GenerationMixin):
         if past_key_values is None:
             if encoder_outputs is None:
                 encoder_outputs = self.encoder(input_ids, attention_mask)
-            new = self.engine.new_cache(encoder_outputs.rows, len(decoder_input_ids))
+            new = self.engine.new_cache(cast(EncodedRows, encoder_outputs.rows), len(decoder_input_ids))
             past_key_values = ORTCache(new.rows, new.past)
         self._refuse_turned_keys(past_key_values.length + decoder_input_ids.shape[1])
         logits = self.engine.decode(decoder_input_ids.numpy(force=True), past_key_values)
         return Seq2SeqLMOutput(
             logits=torch.from_numpy(logits),
-            past_key_values=None if use_cache is False else past_key_values,
+            past_key_values=None if use_cache is False else cast(Any, past_key_values),
             encoder_last_hidden_state=None if encoder_outputs is None else encoder_outputs.last_hidden_state,
         )
 
     def _refuse_turned_keys(self, length: int) -> None:
-        decoder = self.config.decoder
+        decoder: Any = self.config.decoder
         # CODEPATH: checkpoints with dynamic NTK scaling: cached keys would keep the base that they were turned with
         if decoder.rope_parameters["rope_type"] == "dynamic" and length > decoder.max_position_embeddings:
             raise ValueError(
@@ -237,6 +237,7 @@ class ORTEncDecSLM(GenerationMixin):
         """Returns itself: `provider` says where it runs, and its inputs and outputs are on the processor."""
         return self
 
-    def _supports_default_dynamic_cache(self) -> bool:
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
         # the first call of `forward` makes the cache
         return False

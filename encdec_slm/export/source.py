@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from encdec_slm.models.configuration_encdec_slm import EncDecSLMConfig
 from encdec_slm.models.configuration_encdec_slm_vision import EncDecSLMVisionConfig

@@ -19,7 +19,7 @@ def compiled_steps(mode: str = "default") -> dict[str, Any]:
     Example:
         >>> tokens = model.generate(**inputs, **compiled_steps())  # doctest: +SKIP
     """
-    config = CompileConfig(fullgraph=True, mode=mode, dynamic=False)
+    config: Any = CompileConfig(fullgraph=True, mode=mode, dynamic=False)
     # the library has no public name for this
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}

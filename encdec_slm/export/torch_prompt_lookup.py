@@ -1,7 +1,7 @@
 """Prompt lookup for encoder-decoders: what the answer may copy from the input is tried several tokens at a time."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -64,7 +64,7 @@ class EncoderPromptLookup:
         known, begin = 0, input_ids.shape[1]
         while True:
             length = input_ids.shape[1]
-            seen = torch.cat((inputs_tensor, input_ids), dim=1)
+            seen: Any = torch.cat((inputs_tensor, input_ids), dim=1)
             candidates = lookup.get_candidates(seen)[0][:, seen.shape[1] :]
             # the step adds a token of its own
             candidates = candidates[:, : max(generation_config.max_length - length - 1, 0)]
@@ -78,9 +78,9 @@ class EncoderPromptLookup:
             ).logits[0, -candidates.shape[1] - 1 :]
             self.steps += 1
             for position, scores in enumerate(logits.float()):
-                chosen = logits_processor(input_ids, scores[None]).argmax(-1, keepdim=True)
+                chosen = logits_processor(cast(Any, input_ids), scores[None]).argmax(-1, keepdim=True)
                 input_ids = torch.cat((input_ids, chosen), dim=1)
-                if bool(stopping_criteria(input_ids, None)[0]):  # type: ignore[arg-type]
+                if bool(stopping_criteria(input_ids, None)[0]):
                     self.tokens += input_ids.shape[1] - begin
                     return input_ids
                 if position < candidates.shape[1] and candidates[0, position] != chosen:
