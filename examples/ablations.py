@@ -28,10 +28,9 @@ from continuation_distiller import continuation_trainer
 from data.cmudict import CMUDict
 from datasets import Dataset
 from matplotlib import pyplot as plt
-from result_files import Parts, machine
+from result_files import Parts, machine, spread
 from scoring import loss_per_token
 from spelling_scores import error_rates, pronounce
-from spelling_seeds import spread
 from spelling_students import STUDENT_RECIPE, student_trainer
 from spelling_teacher import TEACHER_TEMPLATE, continuations
 from spelling_to_sound import BESIDE, OUTPUT_DIR, TEACHER, first
@@ -166,7 +165,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
             axis.plot([place] * len(rates), rates, "k.", markersize=5)
     axis.set_xticks(range(len(SPLITS)), [*SPLITS])
     axis.set_title("phonemes wrong, by share of encoder and decoder", loc="left", fontsize=10)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

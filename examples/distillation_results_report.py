@@ -9,11 +9,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from result_files import spread
 
 
 mpl.use("Agg")
@@ -46,17 +46,6 @@ def grouped(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     ):
         groups.setdefault((record["label"], record["objective"]), []).append(record)
     return dict(sorted(groups.items(), key=lambda group: group[0][1] != "teacher itself"))
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """The mean, and of several values the least and the greatest.
-
-    Example:
-        >>> spread([1.0, 2.0], 1)
-        '1.5 (1.0 to 2.0)'
-    """
-    text = f"{mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def table(task: str, records: Sequence[Record]) -> str:

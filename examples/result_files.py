@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -61,6 +62,17 @@ def machine(device: torch.device, threads: int) -> str:
     """What the times were taken on."""
     where = f"{processor_name()}, {threads} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """The mean, and of several values the least and the greatest.
+
+    Example:
+        >>> spread([1.0, 2.0], 1)
+        '1.5 (1.0 to 2.0)'
+    """
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
@@ -25,7 +24,7 @@ import torch
 from data.cmudict import CMUDict
 from datasets import Dataset
 from matplotlib import pyplot as plt
-from result_files import Parts, machine
+from result_files import Parts, machine, spread
 from spelling_scores import error_rates, pronounce
 from spelling_students import STUDENT_RECIPE, student_trainer
 from spelling_to_sound import BESIDE, OUTPUT_DIR, TEACHER, first
@@ -77,16 +76,6 @@ def train(
         "phoneme_error_rate": rates["phonemes"],
         "word_error_rate": rates["words"],
     }
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, the least and the greatest.
-
-    Example:
-        >>> spread([0.1, 0.2])
-        '0.150 (0.100 to 0.200)'
-    """
-    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def gap(alone: Sequence[float], taught: Sequence[float]) -> float:
