@@ -2,19 +2,26 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from encdec_slm import cli
+
 
 README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+TEXT = README.read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+# what the snippets of exported models read
+EXPORTS = re.findall(r"^encdec-slm (export .*?)(?: +#.*)?$", TEXT, re.MULTILINE)
 
 
-def test_readme_has_its_four_snippets():
-    assert len(SNIPPETS) == 4
+def test_readme_has_its_snippets():
+    assert len(SNIPPETS) == 8
+    assert len(EXPORTS) == 2
 
 
 @pytest.fixture
@@ -41,13 +48,23 @@ def picture_and_tower(tmp_path):
 @pytest.mark.usefixtures("demo_folder", "picture_and_tower")
 def test_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for export in EXPORTS:
+        assert cli.main(shlex.split(export)) == 0
     namespace = {}
     for snippet in SNIPPETS:
         exec(compile(snippet, str(README), "exec"), namespace)
-    first, *others = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    assert "generated_text" in first
-    assert len(others) == 2
-    assert all(line.startswith("['") for line in others)
+    answers = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    # of pipelines and of tokenizers; those of the pipelines are dictionaries, one or more for a text
+    assert [line[:20].lstrip("[").startswith("{'generated_text'") for line in answers] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert all(line.startswith("['") for line in answers[1:3])
+    assert "generated_text" in answers[0]
+    assert (tmp_path / "outputs/spelling_int8/config.json").is_file()
     assert (tmp_path / "outputs/vision/processor_config.json").is_file()
     assert (tmp_path / "outputs/mine/model.safetensors").is_file()
     assert (tmp_path / "outputs/mine/modeling_encdec_slm.py").is_file()
