@@ -242,6 +242,7 @@ def test_ratios_name_the_denoisers():
     assert only.denoisers() == {SpanCorruption(noise_density=0.2): 0.5, **dict.fromkeys(UL2_X, 0.1)}
 
 
+@pytest.mark.slow
 def test_the_parts_do_not_need_datasets():
     script = (
         "import sys; sys.modules |= {'datasets': None}; import encdec_slm.adaptation as parts; "

@@ -238,7 +238,9 @@ def test_snippets_without_the_package_run_there(folder):
     assert printed.endswith("EncDecSLMEncoder\n")
 
 
-@pytest.mark.parametrize("is_hidden", [False, True], ids=["with the package", "without"])
+@pytest.mark.parametrize(
+    "is_hidden", [pytest.param(False, marks=pytest.mark.slow), True], ids=["with the package", "without"]
+)
 def test_snippet_of_a_model_that_sees_runs(is_hidden, tiny_tokenizer, tmp_path):
     saved_vision_model(tmp_path, tiny_tokenizer)
     Image.new("RGB", (30, 41), "red").save(tmp_path / "image.png")

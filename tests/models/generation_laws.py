@@ -77,7 +77,9 @@ class GenerationLaws:
         return graphs
 
     # the library does not compile the steps of a beam search
-    @pytest.mark.parametrize("strategy", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
+    @pytest.mark.parametrize(
+        "strategy", [GREEDY, pytest.param(SAMPLING, marks=pytest.mark.slow)], ids=["greedy", "sampling"]
+    )
     def test_decoding_step_is_one_graph(self, model, inputs, strategy):
         assert len(self.compiled_graphs(model, inputs, **strategy)) == 1
 
