@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from encdec_slm.benchmarks.report import processor_name
+from encdec_slm.processor_name import processor_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 cli, examples, tests -> everything;  __init__ -> registration -> models, quantization -> torch, transformers
 hub, conversion, export -> registration, models;  conversion, export -> output_folder
 adaptation, distillation -> data_files, parameter_groups;  benchmarks -> distillation
-evaluation -> data_files;  data_files, image_text_collator, output_folder, parameter_groups -> none of ours
+evaluation -> data_files;  evaluation, benchmarks -> processor_name
+data_files, image_text_collator, output_folder, parameter_groups, processor_name -> none of ours
 """
 
 import ast
@@ -52,9 +53,10 @@ MAY_IMPORT = {
     "image_text_collator.py": set(),
     "output_folder.py": set(),
     "parameter_groups.py": set(),
-    "evaluation": {"data_files"},
+    "processor_name.py": set(),
+    "evaluation": {"data_files", "processor_name"},
     # the memory of its loss; it does not know which model is ours either
-    "benchmarks": {"distillation"},
+    "benchmarks": {"distillation", "processor_name"},
 }
 MOST_LINES = {PACKAGE / "models/modeling_encdec_slm.py": 650}
 

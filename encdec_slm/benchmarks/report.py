@@ -1,15 +1,14 @@
 """Measurements as a Markdown table and as JSON, with the conditions that they were made under."""
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from encdec_slm.benchmarks.decoding import Measurement
+from encdec_slm.processor_name import processor_name
 
 
 def conditions() -> dict[str, Any]:
@@ -20,16 +19,6 @@ def conditions() -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def processor_name() -> str:
-    """Returns the processor's name as the operating system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(measurements: list[Measurement]) -> str:

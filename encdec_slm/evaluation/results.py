@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from encdec_slm.evaluation.tasks import Task
+from encdec_slm.processor_name import processor_name
 
 
 # how a card names a score; others are named as they are
@@ -138,16 +139,7 @@ def machine() -> str:
     """Returns the processor or GPU, and the threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{processor_name()}, {torch.get_num_threads()} thread(s)"
 
 
 def versions() -> Mapping[str, str]:
