@@ -166,7 +166,8 @@ class ORTEncDecSLM(GenerationMixin):
             kwargs: Arguments of `generate` that the graphs have no use for.
 
         Raises:
-            ValueError: If the decoder's tokens are padded, or there are none.
+            ValueError: If the decoder's tokens are padded, or there are none, or no input, or encoder states of
+                another model.
         """
         if decoder_input_ids is None:
             raise ValueError("the exported decoder needs decoder_input_ids: it makes none of labels")
@@ -177,8 +178,16 @@ class ORTEncDecSLM(GenerationMixin):
             )
         if past_key_values is None:
             if encoder_outputs is None:
+                if input_ids is None:
+                    raise ValueError("there are neither input_ids nor encoder_outputs: give one of them")
                 encoder_outputs = self.encoder(input_ids, attention_mask)
-            new = self.engine.new_cache(cast(EncodedRows, encoder_outputs.rows), len(decoder_input_ids))
+            rows = getattr(encoder_outputs, "rows", None)
+            if rows is None:
+                raise ValueError(
+                    f"encoder_outputs is a {type(encoder_outputs).__name__} without the keys and values that the "
+                    "exported encoder computes: give what get_encoder() of this model returned"
+                )
+            new = self.engine.new_cache(rows, len(decoder_input_ids))
             past_key_values = ORTCache(new.rows, new.past)
         self._refuse_turned_keys(past_key_values.length + decoder_input_ids.shape[1])
         logits = self.engine.decode(decoder_input_ids.numpy(force=True), past_key_values)
@@ -198,7 +207,16 @@ class ORTEncDecSLM(GenerationMixin):
             )
 
     def greedy(self, input_ids: Any, attention_mask: Any = None, max_new_tokens: int = 256) -> Any:
-        """Returns the likeliest tokens, NumPy arrays in and out, without the machinery of `generate`."""
+        """Returns the likeliest tokens, NumPy arrays in and out, without the machinery of `generate`.
+
+        Args:
+            input_ids: Shape `(batch, source)`.
+            attention_mask: 0 where the input is padding; the same shape.
+            max_new_tokens: Tokens written at most, after the one that starts the decoder.
+
+        Returns:
+            Shape `(batch, target)`, with the start token first and padding behind an end, as from `generate`.
+        """
         ends = self.generation_config.eos_token_id
         return self.engine.greedy(
             np.asarray(input_ids),

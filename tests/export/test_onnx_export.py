@@ -16,6 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
     pipeline,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from encdec_slm.cli import main
 from encdec_slm.export import is_exported, load_exported, onnx_export
@@ -297,5 +298,10 @@ def test_what_the_graphs_do_not_know_is_refused(exported):
             decoder_input_ids=torch.ones(2, 2, dtype=torch.long),
             decoder_attention_mask=torch.tensor([[0, 1], [1, 1]]),
         )
+    start = torch.ones(2, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="neither input_ids nor encoder_outputs"):
+        runtime(decoder_input_ids=start)
+    with pytest.raises(ValueError, match="BaseModelOutput without the keys and values"):
+        runtime(decoder_input_ids=start, encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros(2, 3, 4)))
     with pytest.raises(ValueError, match=r"threads \(0\) must be at least 1"):
         load_exported(exported / "fp32", threads=0)
