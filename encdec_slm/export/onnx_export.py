@@ -73,7 +73,7 @@ def export_onnx(
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:
         source = load_source(model)
         if source.config.model_type != "encdec_slm":
-            raise ValueError(f"{model} reads images, which the export to ONNX does not yet")
+            raise ValueError(f"{model} reads images, which the export to ONNX does not yet: run it in PyTorch")
         if not source.config.decoder.num_hidden_layers:
             raise ValueError(f"the decoder of {model} has no layers, and so no cache that a graph could read")
         save_companions(source, model, folder)
