@@ -2,11 +2,14 @@
 
 import java_to_csharp
 import pytest
+import torch
 from datasets import Dataset
 from scoring import bleu
 from start_students import Student
 from tasks import Task
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+from encdec_slm.distillation.rows import RowEncoder
 
 
 ROWS = Dataset.from_dict({"source": ["abc", "bca", "cab"] * 8, "target": ["cba", "acb", "bac"] * 8})
@@ -23,11 +26,20 @@ def translate(source, folder, monkeypatch, *options):
 def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
     translate(source, tmp_path, monkeypatch)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    ids = tokenizer("abc").input_ids
-    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "abc"
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    framed = [bos, *tokenizer("abc", add_special_tokens=False).input_ids, eos]
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert model.generation_config.max_length == java_to_csharp.RECIPE["max_target_length"]
+    # a user of the folder asks as the training did, without knowing how
+    tokens = model.generate(torch.tensor([framed]), max_new_tokens=4)
     answer = pipeline("text2text-generation", model=str(tmp_path))("abc", max_new_tokens=4)
-    assert isinstance(answer[0]["generated_text"], str)
+    assert answer == [{"generated_text": tokenizer.decode(tokens[0], skip_special_tokens=True)}]
+
+
+def test_the_training_reads_what_a_user_of_the_folder_asks(source):
+    tokenizer = java_to_csharp.load_tokenizer(source)
+    encoder = RowEncoder(tokenizer=tokenizer, teacher_tokenizer=tokenizer, asks_teacher=False)
+    assert encoder({"source": ["abc"], "target": ["cba"]})["input_ids"] == [tokenizer("abc").input_ids]
 
 
 def test_a_cache_that_would_not_be_used_is_refused(source, tmp_path, monkeypatch):
