@@ -14,16 +14,18 @@ cache of
       --max_source_length 256 --max_target_length 256
 
 What is saved is an ordinary checkpoint: its tokenizer puts the beginning and the end around a text, as in the
-training.
+training. Beside it `training.json` says what the time was enough for.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from data.smollm2 import smollm2
+from result_files import machine, write_json
 from start_from_decoder_only import Clock, pace
 from start_students import COMPARED, Student
 from tasks import begin_with_line_break, load_task
@@ -35,6 +37,7 @@ from encdec_slm.distillation import DistillationArguments, DistillationTrainer
 
 
 WHOLE: Student = COMPARED[0]
+TRAINING = "training.json"
 RECIPE = {
     "output_dir": "outputs/java_to_csharp",
     "alpha": 0.0,
@@ -111,6 +114,16 @@ def train(translator: TranslatorArguments, args: DistillationArguments, student:
     trainer.train()
     model.generation_config.max_length = args.max_target_length
     trainer.save_model()
+    record = {
+        "label": student.label,
+        "alpha": args.alpha,
+        "parameters": model.num_parameters(),
+        "minutes": round(clock.seconds() / 60, 1),
+        "pairs": trainer.state.global_step * args.train_batch_size * args.gradient_accumulation_steps,
+        "loss": trainer.state.log_history[-1]["train_loss"],
+        "machine": machine(args.device, translator.threads),
+    }
+    write_json(Path(args.output_dir) / TRAINING, record)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

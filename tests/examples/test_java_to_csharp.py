@@ -1,5 +1,7 @@
 """The translator from end to end on a tiny source: what is saved is an ordinary checkpoint."""
 
+import json
+
 import java_to_csharp
 import pytest
 import torch
@@ -34,6 +36,9 @@ def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
     tokens = model.generate(torch.tensor([framed]), max_new_tokens=4)
     answer = pipeline("text2text-generation", model=str(tmp_path))("abc", max_new_tokens=4)
     assert answer == [{"generated_text": tokenizer.decode(tokens[0], skip_special_tokens=True)}]
+    record = json.loads((tmp_path / java_to_csharp.TRAINING).read_text())
+    assert record["parameters"] == model.num_parameters()
+    assert record["pairs"] % 8 == 0 < record["pairs"]
 
 
 def test_the_training_reads_what_a_user_of_the_folder_asks(source):
