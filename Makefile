@@ -17,7 +17,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ALL_ELSE := $(BIN)/python -c 'import site; print(site.getsitepackages()[0]); print("$(CURDIR)")'
 SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 
-.PHONY: help install demo demo-vision start seeds results results-distillation results-vision cards space test test-all test-peer test-lowest \
+.PHONY: help install demo demo-vision start seeds results results-distillation results-translation results-vision cards space test test-all test-peer test-lowest \
   test-space check lint types mlinter format bench bench-overhead bench-vision clean
 
 help:  ## Show this list
@@ -62,6 +62,14 @@ results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (C
 	$(BIN)/python examples/distillation_results.py --task docstrings
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
+
+TRANSLATOR := outputs/java_to_csharp
+TRANSLATION = --task codexglue_java_cs --data $(CODEXGLUE)/valid.java $(CODEXGLUE)/valid.cs
+results-translation: $(INSTALLED)  ## Train the best translator from Java to C# that an hour makes, and score it (CODEXGLUE=FOLDER)
+	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir $(TRANSLATOR)
+	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output $(TRANSLATOR)/copy
+	$(BIN)/encdec-slm evaluate $(TRANSLATOR) $(TRANSLATION) --output $(TRANSLATOR)/scores
+	$(BIN)/python examples/java_to_csharp_report.py $(TRANSLATOR)/copy $(TRANSLATOR)/scores
 
 results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (long)
 	$(BIN)/python examples/picture_budgets.py
