@@ -63,6 +63,14 @@ class LlamaGraph(nn.Module):
 
 def export_decoder_only(model: PreTrainedModel, folder: Path, dtypes: tuple[str, ...]) -> None:
     """Writes a graph of a Llama for each dtype, into a folder of that name; the model cannot be used afterwards."""
+    serialized = _traced(model)
+    for dtype in dtypes:
+        (folder / dtype).mkdir(parents=True)
+        # each of its own: quantisers change what they are given
+        save_graphs(folder / dtype, quantize({DECODER_FILE: onnx.ModelProto.FromString(serialized)}, dtype))
+
+
+def _traced(model: PreTrainedModel) -> bytes:
     graph = LlamaGraph(model).eval()
     config = model.config
     past = [
@@ -78,11 +86,7 @@ def export_decoder_only(model: PreTrainedModel, folder: Path, dtypes: tuple[str,
             opset_version=DEFAULT_OPSET,
             verbose=False,
         )
-    for dtype in dtypes:
-        (folder / dtype).mkdir(parents=True)
-        # of a copy: quantisers change what they are given
-        copy = onnx.ModelProto.FromString(program.model_proto.SerializeToString())
-        save_graphs(folder / dtype, quantize({DECODER_FILE: copy}, dtype))
+    return program.model_proto.SerializeToString()
 
 
 class DecoderOnly:

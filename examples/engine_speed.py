@@ -1,314 +1,248 @@
 """One model in several engines, in turns: first token, tokens per second, error of the logits, memory.
 
-    python examples/engine_speed.py --preset 330m --threads 1 --output outputs/engine_speed
+    python examples/engine_speed.py --preset 330m --input-lengths 512 64 1024 --memory --threads 1
+    python examples/engine_speed_report.py
 
-Random weights: speed needs no checkpoint. What is exported is kept under OUTPUT/models, so that a second run need not
-do it again; `--only` names contestants. Every speed stands beside the largest difference of a logit from the same
-model in float32, since a path that computes something else may be very fast. Memory is that of a process of its own,
-for each contestant: the most that it held while it loaded the model and wrote an answer, less what it held before.
+Random weights: speed needs no checkpoint. What is exported is kept under OUTPUT/PRESET/models, each thing made once,
+before anything is loaded; `--only` names contestants. Every speed stands beside the largest difference of a logit from
+the same model in float32, since a path that computes something else may be very fast. At the first length all take
+turns and are compared; at the others ours alone, to see how the time of a token grows with the input. A contestant
+whose turns take longer than `--seconds` takes no more of them, but two at least.
+
+The record is written after every turn. The same command goes on after a cut: lengths that are finished are not
+measured again. Memory is the highest of a process of its own for each contestant while it answers at the first length,
+over the same process before it had a model.
 """
 
 import argparse
+import gc
 import json
-import resource
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from decoder_only_onnx import DecoderOnly, export_decoder_only
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
+from engine_contestants import ENGINES, Place, in_pytorch, is_peer
+from engine_speed_report import goals_table, table
+from result_files import write_json
 
-from encdec_slm import EncDecSLMConfig, EncDecSLMForConditionalGeneration
-from encdec_slm.benchmarks.decoding import Contestant, Measurement, measure
-from encdec_slm.benchmarks.peers import llama_of_equal_size, random_model, t5_of_equal_shape
+from encdec_slm.benchmarks.decoding import Contestant, Measurement, answer, take_turns
 from encdec_slm.benchmarks.report import conditions
-from encdec_slm.export import load_exported
-from encdec_slm.export.command import load_exporter
-from encdec_slm.export.report import read_report
-from encdec_slm.export.torch_compile import compiled_steps
-from encdec_slm.output_folder import output_folder
-from encdec_slm.quantization import CpuQuantizationConfig, read_single_rows_
 
 
-TARGETS = 16
+RESULTS = Path(__file__).parent / "results"
+FEWEST_TURNS = 2
+# what the measurements of a record depend on
+SETTINGS = ("preset", "input_lengths", "new_tokens", "repeats", "seconds", "threads", "only", "memory")
 
 
 @dataclass
-class Place:
-    """Where contestants find what they are made of."""
+class Run:
+    """A contestant at work.
 
-    folder: Path
-    preset: str
-    threads: int
+    Attributes:
+        contestant: Model and input.
+        logit_error: Of the model.
+        spent: Seconds that its turns have taken.
+        measurement: Of all turns so far.
+    """
+
+    contestant: Contestant
+    logit_error: float
+    spent: float = 0.0
+    measurement: Measurement | None = None
+
+    def turn(self, new_tokens: int) -> None:
+        """Answers once."""
+        began = time.perf_counter()
+        (one,) = take_turns([self.contestant], new_tokens=new_tokens, repeats=1, report=lambda line: None)
+        self.spent += time.perf_counter() - began
+        before = self.measurement
+        self.measurement = one if before is None else replace(
+            one, wall=before.wall + one.wall, processor=before.processor + one.processor
+        )  # fmt: skip
 
     @property
-    def config(self) -> EncDecSLMConfig:
-        """The configuration of our model."""
-        return EncDecSLMConfig.from_preset(self.preset)
-
-    def ours(self) -> Path:
-        """The model in float32, saved."""
-        return self.made("ours", self._save_ours)
-
-    def made(self, name: str, make: Callable[[Path], object]) -> Path:
-        """A folder under `models`, which `make` fills if it is not there."""
-        folder = self.folder / "models" / name
-        if not folder.exists():
-            with output_folder(folder) as partial:
-                make(partial)
-        return folder
-
-    def _save_ours(self, folder: Path) -> None:
-        set_seed(0)
-        EncDecSLMForConditionalGeneration(self.config).eval().save_pretrained(folder)
+    def turns(self) -> int:
+        """How many there were."""
+        return 0 if self.measurement is None else len(self.measurement.wall)
 
 
-@dataclass
-class Entry:
-    """A model, the largest difference of its logits from those in float32, and how its `generate` is asked."""
+class Record:
+    """The file of the measurements, written anew whenever there is one more.
 
-    model: Any
-    logit_error: float | None
-    generate_arguments: Mapping[str, object] = field(default_factory=dict)
+    Args:
+        path: Of the file.
+        settings: What all that is in it depends on.
 
-
-def words(config: Any, length: int = 64) -> dict[str, torch.Tensor]:
-    """Returns a random input and random targets."""
-    generator = torch.Generator().manual_seed(1)
-    size = config.get_text_config(decoder=True).vocab_size
-    return {
-        "input_ids": torch.randint(3, size, (1, length), generator=generator),
-        "decoder_input_ids": torch.randint(3, size, (1, TARGETS), generator=generator),
-    }
-
-
-def logit_error(model: Any, reference: Any) -> float:
-    """Returns the largest difference of a logit, both models given the same input and targets."""
-    inputs = words(reference.config)
-    with torch.no_grad():
-        return (model(**inputs).logits.float() - reference(**inputs).logits).abs().max().item()
-
-
-def t5(dtype: str) -> Callable[[Place], Entry]:
-    """Transformers' T5 of equal shape."""
-
-    def build(place: Place) -> Entry:
-        set_seed(0)
-        model = random_model(t5_of_equal_shape(place.config), "float32")
-        if dtype == "float32":
-            return Entry(model, 0.0)
-        set_seed(0)
-        return Entry(
-            other := random_model(t5_of_equal_shape(place.config), "float32").to(getattr(torch, dtype)),
-            logit_error(other, model),
-        )
-
-    return build
-
-
-def in_pytorch(place: Place, kind: str) -> Any:
-    """Our model in PyTorch: a dtype, `int8` or `int4`, or a dtype and how it is made faster.
-
-    `mv` reads weights by `torch.mv`, `int8` rounds the decoder and the head alone, `compiled` is for `generate`.
+    Raises:
+        ValueError: If what is there was measured with other settings.
     """
-    dtype, _, way = kind.partition("-")
-    bits, kept = {"int8": (8, ()), "int4": (4, ()), "bfloat16-int8": (8, ("encoder",))}.get(kind, (None, ()))
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        place.ours(),
-        dtype="float32" if dtype.startswith("int") else dtype,
-        quantization_config=None if bits is None else CpuQuantizationConfig(bits, kept),
-    ).eval()
-    return read_single_rows_(model) if way == "mv" else model
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.settings = dict(settings)
+        self.rows: list[dict[str, Any]] = []
+        self.finished: list[int] = []
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if other := [name for name in settings if found["settings"].get(name) != settings[name]]:
+                raise ValueError(
+                    f"{path} was measured with {other[0]} {found['settings'].get(other[0])}, not "
+                    f"{settings[other[0]]}: name other --results, or delete it"
+                )
+            self.finished = found.get("finished_lengths", [])
+            self.rows = [row for row in found["measurements"] if row["input_length"] in self.finished]
+
+    def write(self, measured: Sequence[dict[str, Any]] = ()) -> None:
+        """Writes the rows of finished lengths, and those of one that is being measured."""
+        where = conditions() | {"fast_bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+        content = {"settings": self.settings, "conditions": where, "finished_lengths": self.finished}
+        write_json(self.path, content | {"measurements": [*self.rows, *measured]})
+
+    def finish(self, length: int, measured: Sequence[dict[str, Any]]) -> None:
+        """Keeps the rows of a length."""
+        self.rows += measured
+        self.finished.append(length)
+        self.write()
 
 
-def ours(kind: str) -> Callable[[Place], Entry]:
-    """Our model in PyTorch, as `in_pytorch` builds it."""
-
-    def build(place: Place) -> Entry:
-        model = in_pytorch(place, kind)
-        reference = in_pytorch(place, "float32")
-        return Entry(model, logit_error(model, reference), compiled_steps() if kind.endswith("-compiled") else {})
-
-    return build
-
-
-def exported(format_: str, dtype: str) -> Callable[[Place], Entry]:
-    """Our model in another engine; its error is that which the exporter has measured."""
-
-    def build(place: Place) -> Entry:
-        def export(folder: Path) -> None:
-            load_exporter(format_)(place.ours(), folder, dtype=dtype)
-
-        folder = place.made(f"ours_{format_}_{dtype}", export)
-        return Entry(load_exported(folder, threads=place.threads), read_report(folder).max_logit_error)
-
-    return build
-
-
-def decoder_only(dtype: str) -> Callable[[Place], Entry]:
-    """A Llama of as many parameters, in the same engine and dtype as ours."""
-
-    def build(place: Place) -> Entry:
-        parameters = EncDecSLMForConditionalGeneration.from_pretrained(place.ours()).num_parameters()
-        config = llama_of_equal_size(place.config, parameters)
-
-        def peer() -> Any:
-            set_seed(0)
-            # of its own configuration: the exported one is told to attend in another way
-            return random_model(deepcopy(config), "float32", AutoModelForCausalLM)
-
-        folder = place.made(
-            "decoder_only_onnx", lambda folder: export_decoder_only(peer(), folder, ("fp32", "int8", "int4"))
-        )
-        model, reference = DecoderOnly(folder / dtype, config, parameters, place.threads), peer()
-        inputs = words(config)["input_ids"]
-        with torch.no_grad():
-            expected = reference(inputs, logits_to_keep=1).logits
-        logits, _ = model.step(inputs.numpy(), model.empty())
-        return Entry(model, (torch.from_numpy(logits) - expected).abs().max().item())
-
-    return build
-
-
-CONTESTANTS: Mapping[str, Callable[[Place], Entry]] = {
-    "T5 float32": t5("float32"),
-    "T5 bfloat16": t5("bfloat16"),
-    "PyTorch float32": ours("float32"),
-    "PyTorch float32-compiled": ours("float32-compiled"),
-    "PyTorch bfloat16": ours("bfloat16"),
-    "PyTorch bfloat16-mv": ours("bfloat16-mv"),
-    "PyTorch bfloat16-int8": ours("bfloat16-int8"),
-    "PyTorch int8": ours("int8"),
-    "PyTorch int4": ours("int4"),
-    "ONNX Runtime fp32": exported("onnx", "fp32"),
-    "ONNX Runtime int8": exported("onnx", "int8"),
-    "ONNX Runtime int4": exported("onnx", "int4"),
-    "CTranslate2 int8": exported("ctranslate2", "int8"),
-    "decoder-only, ONNX Runtime fp32": decoder_only("fp32"),
-    "decoder-only, ONNX Runtime int8": decoder_only("int8"),
-    "decoder-only, ONNX Runtime int4": decoder_only("int4"),
-}
-
-
-def memory(name: str, place: Place, input_length: int) -> int:
-    """Returns the bytes that a process of its own held at most, less what it held before it loaded the contestant."""
-    command = [
-        sys.executable,
-        __file__,
-        "--measure-memory",
-        name,
-        "--preset",
-        place.preset,
-        "--output",
-        str(place.folder),
-        "--threads",
-        str(place.threads),
-        "--input-lengths",
-        str(input_length),
-    ]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def print_memory(name: str, place: Place, input_length: int) -> None:
-    """Prints what `memory` reads."""
-    loaders = {
-        "PyTorch": lambda kind: in_pytorch(place, kind),
-        "T5": lambda dtype: random_model(t5_of_equal_shape(place.config), dtype),
-        "ONNX Runtime": lambda dtype: load_exported(
-            place.folder / "models" / f"ours_onnx_{dtype}", threads=place.threads
-        ),
-        "CTranslate2": lambda dtype: load_exported(
-            place.folder / "models" / f"ours_ctranslate2_{dtype}", threads=place.threads
-        ),
-    }
-    engine, _, dtype = name.rpartition(" ")
-    # held now: importing may have held more for a moment
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
-    model = loaders[engine](dtype)
-    measure([Contestant(name, model)], input_length=input_length, new_tokens=4, repeats=1, report=lambda line: None)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the measurements of one input length as Markdown; ratios are to the first row of the table."""
-    lines = [
-        "| contestant | input | first token ms (processor) | tokens/s | ms/token (processor) | logit error | MiB | "
-        "first token ratio | tokens/s ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        base = next(other for other in rows if other["input_length"] == row["input_length"])
-        error = "" if row["logit_error"] is None else f"{row['logit_error']:.2g}"
-        mib = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
-        lines.append(
-            f"| {row['name']} | {row['input_length']} | {row['first_token_ms']:.0f} ({row['first_token_cpu_ms']:.0f}) "
-            f"| {row['tokens_per_second']:.1f} | {row['ms_per_token']:.2f} ({row['cpu_ms_per_token']:.2f}) | {error} "
-            f"| {mib} | {row['first_token_ms'] / base['first_token_ms']:.3f} "
-            f"| {row['tokens_per_second'] / base['tokens_per_second']:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def row(one: Measurement, input_length: int, error: float | None) -> dict[str, Any]:
+def row(run: Run, input_length: int) -> dict[str, Any]:
     """Returns the medians of a contestant, and every call that they are of."""
+    one: Any = run.measurement
     return {
         "name": one.name,
         "input_length": input_length,
+        "turns": run.turns,
         "first_token_ms": 1e3 * one.first_token_seconds,
         "first_token_cpu_ms": 1e3 * one.processor_first_token_seconds,
         "tokens_per_second": one.tokens_per_second,
         "ms_per_token": 1e3 * one.seconds_per_token,
         "cpu_ms_per_token": 1e3 * one.processor_seconds_per_token,
-        "logit_error": error,
+        "logit_error": run.logit_error,
         "peak_bytes": None,
         "calls": asdict(one),
     }
 
 
-def main() -> None:
-    """Builds the contestants, lets them take turns, writes and prints what the clocks said."""
+def measure_length(
+    entries: Mapping[str, tuple[Any, float]],
+    length: int,
+    arguments: argparse.Namespace,
+    write: Callable[[list[dict[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """Lets models answer one random input in turns, after a warm-up each of as many tokens.
+
+    Args:
+        entries: Name -> model and error of its logits.
+        length: Tokens of the input.
+        arguments: Of the command.
+        write: Called with the rows so far, after every turn.
+    """
+    vocab_size = min(model.config.get_text_config(decoder=True).vocab_size for model, _ in entries.values())
+    input_ids = torch.randint(3, vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    runs = []
+    for name, (model, error) in entries.items():
+        contestant = Contestant(name, model, {**inputs, **ENGINES[name].generate_arguments})
+        # as long as the answers are: what is compiled is compiled for a length
+        answer(contestant, arguments.new_tokens)
+        runs.append(Run(contestant, error))
+    for turn in range(arguments.repeats):
+        taking_part = [run for run in runs if turn < FEWEST_TURNS or run.spent < arguments.seconds]
+        for run in taking_part:
+            run.turn(arguments.new_tokens)
+            write([row(one, length) for one in runs if one.turns])
+        print(f"{length} tokens, turn {turn + 1} of {arguments.repeats}: {len(taking_part)} contestants", flush=True)
+    return [row(run, length) for run in runs]
+
+
+def load(names: Sequence[str], place: Place) -> dict[str, tuple[Any, float]]:
+    """Returns models and the errors of their logits, by name."""
+    entries = {}
+    for name in names:
+        model = ENGINES[name].load(place)
+        entries[name] = model, ENGINES[name].error(place, model)
+        print(f"{name}: logits are off by {entries[name][1]:.2g}", flush=True)
+    return entries
+
+
+def add_memory(record: Record, place: Place, length: int) -> None:
+    """Measures the memory of all that were measured at a length and have none yet, a process for each."""
+    for one in record.rows:
+        # what is compiled holds what is not, and its process the compiler
+        compiled = bool(ENGINES[one["name"]].generate_arguments)
+        if one["input_length"] == length and one["peak_bytes"] is None and not compiled:
+            one["peak_bytes"] = ENGINES[one["name"]].peak_bytes(place, length)
+            record.write()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="330m", help="(default: %(default)s)")
     parser.add_argument("--input-lengths", type=int, nargs="+", default=[512], metavar="N")
     parser.add_argument("--new-tokens", type=int, default=48, metavar="N")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N")
-    parser.add_argument("--threads", type=int, default=1, metavar="N")
-    parser.add_argument("--only", nargs="+", choices=tuple(CONTESTANTS), metavar="NAME", help=", ".join(CONTESTANTS))
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument(
-        "--memory", action="store_true", help="measure that too, a process for each contestant of ours"
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=f"of all turns of a contestant at a length; {FEWEST_TURNS} turns at least (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/engine_speed"), metavar="DIR")
-    parser.add_argument("--measure-memory", metavar="NAME", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--only", nargs="+", choices=tuple(ENGINES), metavar="NAME", help=", ".join(ENGINES))
+    parser.add_argument("--memory", action="store_true", help="measure that too, a process for each contestant")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/engine_speed"), metavar="DIR", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="the record, kept if it is there (default: examples/results/engine_speed_PRESET.json)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Makes what is needed, lets the contestants take turns, writes and prints what the clocks said.
+
+    Args:
+        argv: Command line arguments; those of the process by default.
+    """
+    arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     place = Place(arguments.output / arguments.preset, arguments.preset, arguments.threads)
-    if arguments.measure_memory:
-        place = replace(place, folder=arguments.output)
-        print_memory(arguments.measure_memory, place, arguments.input_lengths[0])
-        return
-    entries = {name: CONTESTANTS[name](place) for name in arguments.only or CONTESTANTS}
-    contestants = [Contestant(name, entry.model, entry.generate_arguments) for name, entry in entries.items()]
-    rows = [
-        row(one, length, entries[one.name].logit_error)
-        for length in arguments.input_lengths
-        for one in measure(
-            contestants, input_length=length, new_tokens=arguments.new_tokens, repeats=arguments.repeats, report=print
-        )
-    ]
+    path = arguments.results or RESULTS / f"engine_speed_{arguments.preset}.json"
+    record = Record(path, {name: getattr(arguments, name) for name in SETTINGS})
+    names = [name for name in ENGINES if name in (arguments.only or ENGINES)]
+    entries: dict[str, tuple[Any, float]] = {}
+    for length in arguments.input_lengths:
+        if length in record.finished:
+            print(f"{length} tokens: done already")
+            continue
+        wanted = [name for name in names if length == arguments.input_lengths[0] or not is_peer(name)]
+        if not entries:
+            for name in wanted:
+                ENGINES[name].make(place)
+                # what an exporter has held
+                gc.collect()
+            entries = load(wanted, place)
+        entries = {name: entries[name] for name in wanted}
+        gc.collect()
+        record.finish(length, measure_length(entries, length, arguments, record.write))
+    entries.clear()
+    in_pytorch.cache_clear()
     if arguments.memory:
-        for one in rows:
-            if not one["name"].startswith("decoder-only"):
-                one["peak_bytes"] = memory(one["name"], place, one["input_length"])
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("output", "measure_memory")}
-    record = {"settings": settings, "conditions": conditions(), "measurements": rows}
-    (place.folder / "engine_speed.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (place.folder / "engine_speed.md").write_text(table(rows) + "\n", encoding="utf-8")
-    print(table(rows))
+        add_memory(record, place, arguments.input_lengths[0])
+    print(table(record.rows))
+    print()
+    print(goals_table(record.rows))
+    print(f"\nwrote {path}")
 
 
 if __name__ == "__main__":

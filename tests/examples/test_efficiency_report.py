@@ -4,6 +4,7 @@ import json
 
 import ablations_report
 import efficiency_report
+import engine_speed_report
 import pytest
 from readme_blocks import README, markers, replaced
 
@@ -84,7 +85,7 @@ def test_missing_or_exchanged_markers_are_refused(text):
         replaced(text, "x", "new")
 
 
-@pytest.mark.parametrize("report", [efficiency_report, ablations_report])
+@pytest.mark.parametrize("report", [efficiency_report, ablations_report, engine_speed_report])
 def test_the_readme_says_what_the_records_say(report):
     text = README.read_text(encoding="utf-8")
     if markers(report.BLOCK)[0] not in text:
