@@ -6,9 +6,9 @@
 A small encoder-decoder learns to answer questions about emoji and charts without seeing them: the best guesses are the
 baseline. It is then given a vision tower (EfficientNet-Lite0, trained on ImageNet): first the projector between them
 learns, then all but the tower (with `--tower_rate 0.1` the tower too), with the stock trainer. Both are scored on
-pictures that are not in the training: emoji of other families, charts that are new, and charts whose words are new. A
-table and a picture compare them. The model is saved, loaded by `pipeline("image-text-to-text")` and asked about a
-picture.
+pictures that are not in the training: emoji of other families, charts that are new, and charts whose words are new. Of
+an emoji's tags any is right. A table and a picture compare them. The model is saved, loaded by
+`pipeline("image-text-to-text")` and asked about a picture.
 
 The flags of `Seq2SeqTrainingArguments` change the recipe of the last stage: `--max_steps 2000 --learning_rate 5e-4`.
 """

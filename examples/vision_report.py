@@ -40,7 +40,7 @@ class Entry:
 
 
 def entries(rows: Dataset, answers: Mapping[str, Sequence[str]], prefix: str | None = None) -> list[Entry]:
-    """An entry for each data set and one for each of its questions.
+    """An entry for each data set and one for each of its questions that was asked.
 
     Args:
         rows: Rows of one split.
@@ -48,7 +48,7 @@ def entries(rows: Dataset, answers: Mapping[str, Sequence[str]], prefix: str | N
         prefix: What to call the data set; its name by default.
     """
     data, types = list(rows["data"]), list(rows["question_type"])
-    marks = {name: right(given, rows["target"], data) for name, given in answers.items()}
+    marks = {name: right(given, rows["references"], data) for name, given in answers.items()}
 
     def entry(name: str, chosen: Sequence[int]) -> Entry:
         accuracy = {model: sum(mark[index] for index in chosen) / len(chosen) for model, mark in marks.items()}
@@ -61,8 +61,8 @@ def entries(rows: Dataset, answers: Mapping[str, Sequence[str]], prefix: str | N
             title = prefix or name
             found.append(entry(f"{title}: all", of_data))
             for question_type in question_types:
-                chosen = [index for index in of_data if types[index] == question_type]
-                found.append(entry(f"{title}: {question_type}", chosen))
+                if chosen := [index for index in of_data if types[index] == question_type]:
+                    found.append(entry(f"{title}: {question_type}", chosen))
     return found
 
 
@@ -77,7 +77,7 @@ def table(found: Sequence[Entry]) -> str:
 
 
 def draw(found: Sequence[Entry], rows: Dataset, answers: Sequence[str], path: Path) -> None:
-    """Draws bars of all accuracies, and beside them some pictures with a question, its answer and the target.
+    """Draws bars of all accuracies, and beside them some pictures with a question, its answer and what is right.
 
     Args:
         found: What the bars show.
@@ -92,8 +92,8 @@ def draw(found: Sequence[Entry], rows: Dataset, answers: Sequence[str], path: Pa
     for axes, index in zip(right_side.subplots(2, SHOWN).flat, shown, strict=False):
         row = rows[index]
         axes.imshow(row["image"])
-        is_right = right([answers[index]], [row["target"]], [row["data"]])[0]
-        verdict = "right" if is_right else f"it is: {shorten(row['target'], 24, placeholder='...')}"
+        is_right = right([answers[index]], [row["references"]], [row["data"]])[0]
+        verdict = "right" if is_right else f"it is: {shorten(', '.join(row['references']), 24, placeholder='...')}"
         axes.set_title(row["source"], fontsize=8)
         says = shorten(answers[index], 24, placeholder="...") or "(nothing)"
         axes.set_xlabel(f"{says}\n{verdict}", fontsize=9, color="C2" if is_right else "C3")
@@ -113,8 +113,10 @@ def sample(rows: Dataset, data: str) -> list[int]:
         ]
         for wanted in types
     ]
-    number = min(SHOWN, len(of_type[0]))
-    return [of_type[turn % len(types)][turn * len(of_type[0]) // number] for turn in range(number)]
+    # few emoji have no tag, all else is asked of every picture
+    pictures = min(map(len, of_type))
+    number = min(SHOWN, pictures)
+    return [of_type[turn % len(types)][turn * pictures // number] for turn in range(number)]
 
 
 def _draw_bars(found: Sequence[Entry], axes: Axes) -> None:

@@ -5,25 +5,28 @@ from collections.abc import Sequence
 from encdec_slm.evaluation.vqa_answers import is_relaxed_match
 
 
-def exact_match(answer: str, target: str) -> bool:
-    """Whether an answer is the target, apart from capitals and blanks around it.
+def exact_match(answer: str, reference: str) -> bool:
+    """Whether an answer is the reference, apart from capitals and blanks around it.
 
     >>> exact_match(" Animals & Nature", "animals & nature")
     True
     """
-    return answer.strip().casefold() == target.strip().casefold()
+    return answer.strip().casefold() == reference.strip().casefold()
 
 
 # what counts as right in each data set
 MATCHES = {"emoji": exact_match, "charts": is_relaxed_match}
 
 
-def right(answers: Sequence[str], targets: Sequence[str], data: Sequence[str]) -> list[bool]:
-    """Which answers are right.
+def right(answers: Sequence[str], references: Sequence[Sequence[str]], data: Sequence[str]) -> list[bool]:
+    """Which answers are right: as good as one of those that are.
 
     Args:
         answers: Texts.
-        targets: One for each answer.
+        references: The right ones for each answer.
         data: The data set of each, a key of `MATCHES`.
     """
-    return [MATCHES[name](*pair) for *pair, name in zip(answers, targets, data, strict=True)]
+    return [
+        any(MATCHES[name](answer, reference) for reference in right_ones)
+        for answer, right_ones, name in zip(answers, references, data, strict=True)
+    ]

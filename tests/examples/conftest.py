@@ -22,12 +22,13 @@ def _quiet_progress():
 def few_emoji():
     """Of the emoji, four are in each split; the charts are few on request."""
     import vision_rows
-    from data.emoji import EmojiPictures
+    from data.emoji import QUESTIONS, EmojiPictures
 
     class FewEmoji(EmojiPictures):
         def as_dataset(self, **options):
-            # each has three questions
-            return {name: rows.select(range(12)) for name, rows in super().as_dataset(**options).items()}
+            # each of these has a tag, too
+            number = 4 * len(QUESTIONS)
+            return {name: rows.select(range(number)) for name, rows in super().as_dataset(**options).items()}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vision_rows, "EmojiPictures", FewEmoji)

@@ -6,7 +6,7 @@ import picture_budgets
 import pytest
 import torch
 from data.efficientnet_lite import efficientnet_lite0
-from picture_budgets import ALL_TOKENS, CONTESTANTS, SHUFFLED, main, table
+from picture_budgets import ALL_TOKENS, COMPARED, CONTESTANTS, SHUFFLED, main, table
 from picture_peer import PeerCollator, build_text_peer, build_vision_peer, peer_answers
 from remembered_tower import RememberingTower
 from transformers import AutoModel
@@ -26,7 +26,8 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(root, few_emoji):
-    return load_splits(3, 2, cache_dir=root / "cache").test.select(range(5, 11))
+    splits = load_splits(3, 2, question_types=COMPARED, cache_dir=root / "cache")
+    return splits.test.select(range(5, 11))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,8 @@ def test_every_part_is_done_once_and_kept(root, few_emoji, capsys, monkeypatch):
     records = main(arguments)
     assert [record["name"] for record in records] == [OURS, PEER]
     assert {record["name"] for record in json.loads(results.read_text())} == {OURS, PEER}
+    assert "emoji: subgroup" in records[0]["accuracy"]
+    assert "emoji: tag" not in records[0]["accuracy"]
     assert table(records) in capsys.readouterr().out
     for name in (OURS, PEER):
         monkeypatch.setitem(picture_budgets.CONTESTANTS, name, lambda _: pytest.fail("it was done already"))

