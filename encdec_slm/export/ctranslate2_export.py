@@ -1,6 +1,7 @@
 """A model of ours as a CTranslate2 folder, compared with PyTorch before it is where it was asked for."""
 
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ CHECKED_NEW_TOKENS = 24
 
 
 def export_ctranslate2(
-    model: str | PathLike[str], output: str | PathLike[str], *, dtype: str = "fp32", overwrite: bool = False
+    model: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    dtype: str = "fp32",
+    keep: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> ExportReport:
     """Writes a model folder for CTranslate2, with its vocabulary, tokenizer and configurations.
 
@@ -40,16 +46,22 @@ def export_ctranslate2(
         model: The folder, or id on the Hub, of a text model of this package.
         output: The folder to write.
         dtype: Of the weights: `fp32`, `fp16` or `int8`.
+        keep: Of the ONNX export; refused here, with the reason.
         overwrite: Whether `output` may already hold something.
 
     Raises:
-        ValueError: If the engine cannot compute the model or the dtype, the tokenizer has more tokens than the model,
-            or the written model does not compute what PyTorch does.
+        ValueError: If the engine cannot compute the model, the dtype or `keep`, the tokenizer has more tokens than the
+            model, or the written model does not compute what PyTorch does.
     """
     if dtype not in QUANTIZATIONS:
         raise ValueError(
             f"dtype {dtype!r} is nothing that CTranslate2 computes for encoder-decoders: use one of "
             f"{', '.join(QUANTIZATIONS)} (the ONNX export has int4)"
+        )
+    if keep:
+        raise ValueError(
+            f"keep was given ({', '.join(keep)}), but CTranslate2 computes all layers in one type: what a file keeps "
+            "in float32 it rounds when it loads the file for int8. Export to ONNX, which keeps layers, or in fp16"
         )
     inputs = [model] if Path(model).exists() else []
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:

@@ -5,6 +5,7 @@ import json
 import ctranslate2
 import pytest
 import torch
+from ctranslate2.specs.model_spec import LayerSpec
 from model_tester import ModelTester
 from transformers import AutoConfig, AutoTokenizer
 
@@ -107,6 +108,23 @@ def test_export_that_computes_something_else_leaves_no_folder(tmp_path, tiny_mod
 def test_dtype_that_the_engine_has_not_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"int4.*fp32, fp16, int8"):
         export_ctranslate2(tmp_path / "model", tmp_path / "out", dtype="int4")
+
+
+def test_kept_layers_are_refused_since_the_engine_rounds_them_when_it_loads(tmp_path, monkeypatch):
+    trained_like().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"keep was given \(lm_head\).*Export to ONNX"):
+        export_ctranslate2(tmp_path / "model", tmp_path / "out", dtype="int8", keep=["lm_head"])
+    rounded = export_ctranslate2(tmp_path / "model", tmp_path / "int8", dtype="int8")
+
+    def all_but_the_head(spec, quantization):
+        spec._quantize(quantization, variable_filter=lambda name: "projection" not in name)
+
+    # the engine's own means of keeping a layer: once it makes a difference, `keep` can be written
+    monkeypatch.setattr(LayerSpec, "optimize", all_but_the_head)
+    assert rounded.bytes < export_ctranslate2(tmp_path / "model", tmp_path / "kept", dtype="int8").bytes
+    tokens, labels = torch.arange(3, 20)[None], torch.arange(5, 25)[None]
+    found = [load_exported(tmp_path / name).log_probabilities(tokens, labels) for name in ("int8", "kept")]
+    assert torch.equal(*found)
 
 
 def test_token_names_are_unique_and_as_many_as_the_model_has(tiny_tokenizer):
