@@ -54,7 +54,7 @@ def test_the_saved_models_answer_as_the_scored_ones(run):
     seeing = AutoModelForImageTextToText.from_pretrained(run.folder)
     blind = AutoModelForSeq2SeqLM.from_pretrained(run.folder / BESIDE)
     for name, model, rows in ((SEEING, seeing, seen(run.test)), (BLIND, blind, unseen(run.test))):
-        marks = right(answers(model, rows, processor), run.test["target"], run.test["data"])
+        marks = right(answers(model, rows, processor), run.test["references"], run.test["data"])
         emoji = [mark for mark, data in zip(marks, run.test["data"], strict=True) if data == "emoji"]
         assert sum(emoji) / len(emoji) == run.found["emoji: all"].accuracy[name]
 
