@@ -28,6 +28,7 @@ import finetune_teacher
 import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
+from precision import bfloat16_is_faster
 from result_files import Parts, machine
 from scoring import answer, loss_per_token
 from start_students import STUDENTS, small_model
@@ -58,7 +59,6 @@ RECIPE = {
     "per_device_eval_batch_size": 20,
     "train_sampling_strategy": "group_by_length",
     "adam_beta2": 0.98,
-    "bf16": True,
     "optim": "adamw_torch_fused",
     "output_dir": "outputs/distillation_results",
     "logging_steps": 50,
@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Command line arguments; those of the process by default.
     """
     parser = HfArgumentParser([ResultsArguments, DistillationArguments])
-    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available(), bf16=bfloat16_is_faster())
     results, args = parser.parse_args_into_dataclasses(argv)
     torch.set_num_threads(results.threads)
     results.source = str(smollm2(results.source))

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from data.smollm2 import smollm2
+from precision import bfloat16_is_faster
 from result_files import machine, write_json
 from start_from_decoder_only import Clock, pace
 from start_students import COMPARED, Student
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Command line arguments; those of the process by default.
     """
     parser = HfArgumentParser([TranslatorArguments, DistillationArguments])
-    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available(), bf16=bfloat16_is_faster())
     translator, args = parser.parse_args_into_dataclasses(argv)
     if args.teacher_cache and not args.alpha:
         raise ValueError("--teacher_cache has no effect with --alpha 0: give, say, --alpha 0.5")

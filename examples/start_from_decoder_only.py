@@ -26,6 +26,7 @@ import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
 from filelock import FileLock
+from precision import bfloat16_is_faster
 from result_files import machine, write_json
 from scoring import answer, loss_per_token
 from start_adaptation import adapt
@@ -55,7 +56,6 @@ RECIPE = {
     "per_device_eval_batch_size": 20,
     "train_sampling_strategy": "group_by_length",
     "adam_beta2": 0.98,
-    "bf16": True,
     "optim": "adamw_torch_fused",
     "logging_strategy": "no",
     "save_strategy": "no",
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Command line arguments; those of the process by default.
     """
     parser = HfArgumentParser([ComparisonArguments, Seq2SeqTrainingArguments])
-    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(**RECIPE, use_cpu=not torch.cuda.is_available(), bf16=bfloat16_is_faster())
     comparison, training = parser.parse_args_into_dataclasses(argv)
     if comparison.students in (["trials"], ["adapted"]):
         prefix = comparison.students[0].removesuffix("s")
