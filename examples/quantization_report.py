@@ -2,44 +2,39 @@
 
     make demo
     python examples/quantization_report.py
-    python examples/quantization_report.py --exported outputs/onnx_int8 outputs/onnx_int4
+    python examples/quantization_table.py
 
-Each model answers the demo's test words. Beside the error rates stand the size of the weights on disk, how far
-log-probabilities of the right answers are from those in float32 (without which a speed is worth nothing), and the time
-of the first token and of each other, for one input, taken in turns.
+One checkpoint in every engine and precision, layers kept in a higher one, activations calibrated: each answers the
+demo's test words. Beside the error rates and ROUGE-L stand the size of the weights on disk, how far log-probabilities
+of the right answers are from those in float32 (without which a speed is worth nothing), and the time of the first
+token and of each other, for one input, taken in turns. `--model` takes any folder with the demo's tokenizer; the
+record goes to examples/results, where the second command finds it for the README.
 """
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from data.cmudict import CMUDict
 from datasets import Dataset
+from quantization_models import MODELS, Source, megabytes, models
+from quantization_table import QUANTIZATION, goal, table
 from result_files import machine, write_json
 from scoring import rouge_l
 from spelling_scores import error_rates, pronounce
 from spelling_to_sound import OUTPUT_DIR
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase
 
 from encdec_slm.benchmarks.decoding import Contestant, Measurement, measure
 from encdec_slm.export import load_exported
-from encdec_slm.export.command import load_exporter
-from encdec_slm.quantization import CpuQuantizationConfig
 
 
-# name -> quantisation when loading; the last shows what rounding the head costs
-IN_PYTORCH: dict[str, CpuQuantizationConfig | None] = {
-    "PyTorch float32": None,
-    "PyTorch int8": CpuQuantizationConfig(bits=8),
-    "PyTorch int4": CpuQuantizationConfig(bits=4),
-    "PyTorch int4, head float32": CpuQuantizationConfig(bits=4, modules_to_not_convert=["lm_head"]),
-}
-WEIGHTS = ("*.safetensors", "model.bin", "*.onnx", "*.onnx_data")
+WHOLE = next(iter(MODELS))
 TEACHER_FORCED_ROWS = 200
+CALIBRATION_WORDS = 256
 
 
 @dataclass
@@ -47,13 +42,25 @@ class ReportArguments:
     """What is compared, and on how much."""
 
     model: str = field(default=OUTPUT_DIR, metadata={"help": "Folder of the demo's model."})
+    only: list[str] = field(
+        default_factory=list, metadata={"help": f"Names of what is compared with {WHOLE}: {'; '.join(MODELS)}."}
+    )
     exported: list[str] = field(default_factory=list, metadata={"help": "Folders of further exports."})
     test_words: int = field(default=2_000, metadata={"help": "Words that are answered."})
     threads: int = field(default=1, metadata={"help": "CPU threads."})
     input_length: int = field(default=64, metadata={"help": "Tokens that are read where time is taken."})
     new_tokens: int = field(default=32, metadata={"help": "Tokens that are written there."})
     repeats: int = field(default=7, metadata={"help": "Turns, of which the medians are shown; 0 takes no time."})
-    results: str | None = field(default=None, metadata={"help": "File of the results."})
+    results: str = field(default=str(QUANTIZATION), metadata={"help": "File of the record."})
+
+    def __post_init__(self) -> None:
+        """Refuses names that are none.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if unknown := [name for name in self.only if name not in MODELS]:
+            raise ValueError(f"only has {unknown[0]!r}, which is none of {'; '.join(MODELS)}")
 
 
 @dataclass(frozen=True)
@@ -70,31 +77,6 @@ class Row:
     rouge_l: float
     first_token_ms: float | None = None
     ms_per_token: float | None = None
-
-
-@contextmanager
-def models(arguments: ReportArguments) -> Iterator[dict[str, tuple[Any, float]]]:
-    """Name -> model and megabytes of its weights; what has to be written for that lies in a temporary folder."""
-    with tempfile.TemporaryDirectory() as temporary:
-        found: dict[str, tuple[Any, float]] = {}
-        for index, (name, config) in enumerate(IN_PYTORCH.items()):
-            model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model, quantization_config=config).eval()
-            folder = Path(temporary, str(index))
-            model.save_pretrained(folder)
-            found[name] = (model, megabytes(folder))
-        for dtype in ("fp32", "int8"):
-            folder = Path(temporary, f"ctranslate2_{dtype}")
-            load_exporter("ctranslate2")(model=arguments.model, output=folder, dtype=dtype)
-            loaded = load_exported(folder, intra_threads=arguments.threads)
-            found[f"CTranslate2 {dtype}"] = (loaded, megabytes(folder))
-        for folder in map(Path, arguments.exported):
-            found[folder.name] = (load_exported(folder), megabytes(folder))
-        yield found
-
-
-def megabytes(folder: Path) -> float:
-    """Size of the weights and graphs in a folder."""
-    return sum(path.stat().st_size for pattern in WEIGHTS for path in folder.glob(pattern)) / 2**20
 
 
 @dataclass(frozen=True)
@@ -123,14 +105,13 @@ def log_probabilities(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Data
             continue
         start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
         decoder_input_ids = torch.cat((start, labels[:, :-1]), dim=1)
-        logits = model(input_ids=input_ids, decoder_input_ids=decoder_input_ids).logits
+        logits = model(input_ids=input_ids, decoder_input_ids=decoder_input_ids).logits.float()
         found.append(logits.log_softmax(-1).gather(-1, labels[..., None])[0, :, 0])
     return torch.cat(found)
 
 
-def score(name: str, model: Any, size: float, rows: Dataset, tokenizer: Any, whole: Answers) -> Row:
+def score(name: str, size: float, found: Answers, whole: Answers, rows: Dataset) -> Row:
     """What the table says of a model, but for its speed."""
-    found = answer(model, tokenizer, rows)
     error = (found.log_probabilities - whole.log_probabilities).abs()
     rates = error_rates(found.texts, rows)
     return Row(
@@ -147,34 +128,36 @@ def score(name: str, model: Any, size: float, rows: Dataset, tokenizer: Any, who
 
 def with_speed(row: Row, measurement: Measurement) -> Row:
     """A row with the medians of a measurement, in milliseconds."""
-    return Row(
-        **{
-            **asdict(row),
-            "first_token_ms": 1e3 * measurement.first_token_seconds,
-            "ms_per_token": 1e3 * measurement.seconds_per_token,
-        }
+    return replace(
+        row,
+        first_token_ms=1e3 * measurement.first_token_seconds,
+        ms_per_token=1e3 * measurement.seconds_per_token,
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        "| weights | MiB | log-probability off by, mean | most | answers equal | phonemes wrong | words wrong "
-        "| ROUGE-L | first token ms | ms/token |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        shares = " | ".join(f"{share:.4f}" for share in (row.answers_equal, row.phonemes_wrong, row.words_wrong))
-        times = " | ".join("-" if time is None else f"{time:.2f}" for time in (row.first_token_ms, row.ms_per_token))
-        lines.append(
-            f"| {row.name} | {row.megabytes:.2f} | {row.mean_error:.2g} | {row.largest_error:.2g} | {shares} "
-            f"| {row.rouge_l:.2f} | {times} |"
-        )
-    return "\n".join(lines)
+def compare(
+    compared: dict[str, tuple[Any, float]],
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: ReportArguments,
+) -> list[Row]:
+    """Scores all models against the first, and times them in turns."""
+    answers = {name: answer(model, tokenizer, rows) for name, (model, _) in compared.items()}
+    scored = [score(name, size, answers[name], answers[WHOLE], rows) for name, (_, size) in compared.items()]
+    if not arguments.repeats:
+        return scored
+    measured = measure(
+        [Contestant(name, model) for name, (model, _) in compared.items()],
+        input_length=arguments.input_length,
+        new_tokens=arguments.new_tokens,
+        repeats=arguments.repeats,
+        report=lambda line: None,
+    )
+    return [with_speed(row, measurement) for row, measurement in zip(scored, measured, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
-    """Prints the table.
+    """Writes the record and prints the table.
 
     Args:
         argv: Command line arguments; those of the process by default.
@@ -183,26 +166,27 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     torch.set_num_threads(arguments.threads)
     builder = CMUDict()
     builder.download_and_prepare()
-    rows = builder.as_dataset()["test"].shuffle(seed=0)
+    words = builder.as_dataset()
+    rows = words["test"].shuffle(seed=0)
     rows = rows.select(range(min(arguments.test_words, len(rows))))
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    with models(arguments) as compared:
-        whole = answer(next(iter(compared.values()))[0], tokenizer, rows)
-        scored = [score(name, model, size, rows, tokenizer, whole) for name, (model, size) in compared.items()]
-        if arguments.repeats:
-            contestants = [Contestant(name, model) for name, (model, _) in compared.items()]
-            measured = measure(
-                contestants,
-                input_length=arguments.input_length,
-                new_tokens=arguments.new_tokens,
-                repeats=arguments.repeats,
-                report=lambda line: None,
-            )
-            scored = [with_speed(row, measurement) for row, measurement in zip(scored, measured, strict=True)]
-    print(table(scored))
-    print(f"\n{len(rows)} words; {machine(torch.device('cpu'), arguments.threads)}")
-    if arguments.results:
-        write_json(Path(arguments.results), {"arguments": asdict(arguments), "rows": [asdict(row) for row in scored]})
+    names = [name for name in MODELS if name in (WHOLE, *(arguments.only or MODELS))]
+    with TemporaryDirectory() as folder:
+        texts = Path(folder, "texts.txt")
+        texts.write_text("\n".join(words["train"]["source"][:CALIBRATION_WORDS]) + "\n", encoding="utf-8")
+        config = AutoConfig.from_pretrained(arguments.model)
+        with models(Source(arguments.model, texts, config, arguments.threads), names) as compared:
+            for path in map(Path, arguments.exported):
+                compared[path.name] = (load_exported(path, threads=arguments.threads), megabytes(path))
+            scored = compare(compared, rows, tokenizer, arguments)
+    record = {
+        "machine": machine(torch.device("cpu"), arguments.threads),
+        "words": len(rows),
+        "settings": {name: value for name, value in asdict(arguments).items() if name != "results"},
+        "rows": [asdict(row) for row in scored],
+    }
+    write_json(Path(arguments.results), record)
+    print(f"{table(record['rows'])}\n\n{goal(record['rows'])}\n\n{len(rows)} words; {record['machine']}")
     return scored
 
 

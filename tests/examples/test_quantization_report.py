@@ -3,10 +3,15 @@
 from string import ascii_lowercase
 
 import quantization_report
+import quantization_table
 from datasets import Dataset
+from readme_blocks import markers
 from spelling_tokenizer import build_tokenizer
 
 from encdec_slm import EncDecSLMConfig, EncDecSLMForConditionalGeneration
+
+
+ASKED = ("PyTorch bfloat16", "PyTorch int8", "PyTorch int4, head int8", "CTranslate2 fp32", "CTranslate2 int8")
 
 
 class FewWords:
@@ -15,7 +20,8 @@ class FewWords:
 
     def as_dataset(self):
         words = {"source": ["cat", "tact", "act"], "target": ["K AE T", "T AE K T", "AE K T"]}
-        return {"test": Dataset.from_dict({**words, "pronunciations": [[target] for target in words["target"]]})}
+        rows = Dataset.from_dict({**words, "pronunciations": [[target] for target in words["target"]]})
+        return {"train": rows, "test": rows}
 
 
 def test_table_says_what_each_dtype_costs(tmp_path, capsys, monkeypatch):
@@ -25,14 +31,21 @@ def test_table_says_what_each_dtype_costs(tmp_path, capsys, monkeypatch):
     EncDecSLMForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     rows = quantization_report.main(
-        ["--model", str(tmp_path), "--new_tokens", "2", "--repeats", "1", "--input_length", "4"]
-    )
+        ["--model", str(tmp_path), "--new_tokens", "2", "--repeats", "1", "--input_length", "4",
+         "--results", str(tmp_path / "quantization.json"), "--only", *ASKED]
+    )  # fmt: skip
     by_name = {row.name: row for row in rows}
-    whole, eight = by_name["PyTorch float32"], by_name["PyTorch int8"]
+    assert list(by_name) == ["PyTorch float32", *ASKED]
+    whole, eight, four = (by_name[f"PyTorch {name}"] for name in ("float32", "int8", "int4, head int8"))
     assert whole.mean_error == 0
     assert by_name["CTranslate2 fp32"].largest_error < 1e-4
     assert by_name["CTranslate2 fp32"].answers_equal == 1
-    assert 0 < eight.mean_error < by_name["PyTorch int4"].mean_error
-    assert by_name["PyTorch int4"].megabytes < eight.megabytes < 0.5 * whole.megabytes
+    assert 0 < eight.mean_error < four.mean_error
+    assert four.megabytes < eight.megabytes < by_name["PyTorch bfloat16"].megabytes < 0.6 * whole.megabytes
     assert all(row.ms_per_token > 0 for row in rows)
     assert "| CTranslate2 int8 |" in capsys.readouterr().out
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(markers("quantization")))
+    quantization_table.main(results=tmp_path, readme=readme)
+    assert f"--only {' '.join(map(repr, ASKED))}`: 3 words" in readme.read_text()
+    assert "| PyTorch float32 |" in readme.read_text()
