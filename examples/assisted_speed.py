@@ -1,22 +1,25 @@
 """How much faster an answer comes that copies from its input: prompt lookup and a draft model, measured.
 
     python examples/assisted_speed.py
+    python examples/assisted_speed_report.py
 
 As in extractive summaries, the answer is a part of the input: what stands between two marks in a row of random tokens.
 A model of the `tiny` size learns that, and a draft of one encoder and one decoder layer (minutes, once: they are kept
 in the output folder). Then inputs that neither has seen are answered in turns: greedily, with `EncoderPromptLookup`,
 with the library's own prompt lookup, and with the draft as `assistant_model`. All answers must be those of greedy
-search. A step is a call of the large model's decoder.
+search, and how many of them are right tells what was learned. A step is a call of the large model's decoder. The
+record goes to examples/results, where the second command finds it for the README.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from assisted_speed_report import ASSISTED, report_of
 from result_files import machine, write_json
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, HfArgumentParser, PreTrainedModel, set_seed
@@ -41,17 +44,28 @@ class AssistedArguments:
     inputs: int = field(default=20, metadata={"help": "Inputs that are answered."})
     repeats: int = field(default=5, metadata={"help": "Turns, of which medians are shown."})
     threads: int = field(default=1, metadata={"help": "CPU threads."})
+    results: str = field(default=str(ASSISTED), metadata={"help": "File of the record."})
 
 
 @dataclass(frozen=True)
 class Result:
-    """One way to decode."""
+    """One way to decode.
+
+    Attributes:
+        name: What the table calls it.
+        tokens_per_step: Tokens that a step of the large model's decoder gives.
+        ms_per_token: Median of the turns.
+        ratio: How many times faster than greedy search.
+        equal: Share of the answers that are greedy search's.
+        right: Share of the answers that are what was asked for.
+    """
 
     name: str
     tokens_per_step: float
     ms_per_token: float
-    equal: float
     ratio: float
+    equal: float
+    right: float
 
 
 def excerpts(rows: int, arguments: AssistedArguments) -> Batch:
@@ -121,7 +135,8 @@ def compare(
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
     """Answers in turns, after a round without a clock that counts steps and compares answers."""
-    inputs = excerpts(arguments.inputs, arguments)["input_ids"]
+    batch = excerpts(arguments.inputs, arguments)
+    inputs, wanted = batch["input_ids"], [[START, *row] for row in batch["labels"].tolist()]
     longest = arguments.excerpt_length + 1
     steps: list[None] = []
     counted, answers = {}, {}
@@ -142,25 +157,26 @@ def compare(
     for name, found in answers.items():
         tokens = sum(len(row) - 1 for row in found)
         median = statistics.median(seconds[name])
-        equal = [one == other for one, other in zip(found, answers["greedy"], strict=True)]
         results.append(
-            Result(name, tokens / counted[name], 1e3 * median / tokens, sum(equal) / len(equal), plain / median)
+            Result(
+                name=name,
+                tokens_per_step=tokens / counted[name],
+                ms_per_token=1e3 * median / tokens,
+                ratio=plain / median,
+                equal=share_of_equal(found, answers["greedy"]),
+                right=share_of_equal(found, wanted),
+            )
         )
     return results
 
 
-def table(results: Sequence[Result]) -> str:
-    """The results in Markdown."""
-    lines = ["| decoding | tokens a step | ms/token | times faster | answers equal |", "|---|---:|---:|---:|---:|"]
-    lines += [
-        f"| {row.name} | {row.tokens_per_step:.2f} | {row.ms_per_token:.2f} | {row.ratio:.2f} | {row.equal:.2f} |"
-        for row in results
-    ]
-    return "\n".join(lines)
+def share_of_equal(ones: Sequence[list[int]], others: Sequence[list[int]]) -> float:
+    """How many answers are the other ones, from 0 to 1."""
+    return statistics.mean(one == other for one, other in zip(ones, others, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> list[Result]:
-    """Trains what is not there, and prints the comparison.
+    """Trains what is not there, compares, writes the record and prints it.
 
     Args:
         argv: Command line arguments; those of the process by default.
@@ -172,9 +188,15 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     draft = trained(folder / "draft", (1, 1), arguments)
     set_seed(1)
     results = compare(model, draft, arguments)
-    print(table(results))
-    print(f"\n{arguments.inputs} inputs; {machine(torch.device('cpu'), arguments.threads)}")
-    write_json(folder / "results.json", [vars(row) for row in results])
+    record = {
+        "machine": machine(torch.device("cpu"), arguments.threads),
+        "settings": {
+            name: value for name, value in asdict(arguments).items() if name not in ("output_dir", "results")
+        },
+        "ways": [asdict(result) for result in results],
+    }
+    write_json(Path(arguments.results), record)
+    print(report_of(record))
     return results
 
 
