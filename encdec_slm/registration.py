@@ -68,10 +68,11 @@ def register_vision() -> None:
         model_class.register_for_auto_class(auto_class.__name__)
     AutoProcessor.register(EncDecSLMVisionConfig, EncDecSLMVisionProcessor, exist_ok=True)
     EncDecSLMVisionProcessor.register_for_auto_class()
-    # `pipeline("image-text-to-text")` logs an error for classes that are not in this table
+    # `pipeline("image-text-to-text")` logs an error for classes that are not in this table, those of an export too
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[EncDecSLMVisionConfig.model_type] = (
         EncDecSLMVisionForConditionalGeneration.__name__
     )
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[f"{EncDecSLMVisionConfig.model_type}_onnx"] = "ORTEncDecSLMVision"
 
 
 def register_text2text_pipeline() -> None:

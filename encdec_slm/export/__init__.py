@@ -12,6 +12,7 @@ from encdec_slm.export.load import RUNTIMES, is_exported, load_exported
 if TYPE_CHECKING:
     from encdec_slm.export.ctranslate2_model import CT2EncDecSLM
     from encdec_slm.export.onnx_model import ORTEncDecSLM
+    from encdec_slm.export.onnx_vision_model import ORTEncDecSLMVision
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["CT2EncDecSLM", "ORTEncDecSLM", "is_exported", "load_exported"]
+__all__ = ["CT2EncDecSLM", "ORTEncDecSLM", "ORTEncDecSLMVision", "is_exported", "load_exported"]

@@ -22,14 +22,15 @@ def add_export(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="write a model in the format of another engine",
-        description="Writes a model of ours for ONNX Runtime or CTranslate2, with its tokenizer. What was written is "
+        description="Writes a model of ours for ONNX Runtime (text, or images and text) or CTranslate2 (text alone), with "
+        "its tokenizer or processor. What was written is "
         "run and compared with PyTorch before it is moved to OUT, and the difference stands in OUT/export.json.",
     )
     export.add_argument("model", metavar="MODEL", help="the model folder, or id on the Hub")
     export.add_argument("output", metavar="OUT", help="the folder to write")
     export.add_argument("--format", choices=tuple(EXPORTERS), required=True, help="of the engine that will run it")
     export.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights (default: %(default)s)")
-    export.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators (onnx alone)")
+    export.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators, 18 to 25 (onnx alone)")
     export.add_argument(
         "--static-length",
         type=int,

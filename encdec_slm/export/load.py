@@ -8,6 +8,8 @@ from typing import Any
 
 # patterns of files that only this format has -> module and class with `from_pretrained(folder, **options)`
 RUNTIMES = {
+    # before the others, of which it has files too
+    ("vision_encoder*.onnx", "embed_tokens*.onnx"): ("encdec_slm.export.onnx_vision_model", "ORTEncDecSLMVision"),
     ("encoder_model*.onnx", "decoder_*model*.onnx"): ("encdec_slm.export.onnx_model", "ORTEncDecSLM"),
     ("model.bin",): ("encdec_slm.export.ctranslate2_model", "CT2EncDecSLM"),
 }

@@ -48,7 +48,8 @@ def record_feeds(graphs: dict[str, Any], rows: Iterable[list[int]], start_token_
         save_graphs(Path(folder), copy.deepcopy(graphs))
         engine = RecordingEngine(Path(folder))
         for row in rows:
-            engine.greedy(np.array([row], np.int64), start_token_id=start_token_id, max_new_tokens=NEW_TOKENS)
+            encoded = engine.encode(np.array([row], np.int64))
+            engine.greedy(encoded, start_token_id=start_token_id, max_new_tokens=NEW_TOKENS)
     if not engine.feeds[ENCODER_FILE]:
         raise ValueError("there is no text to calibrate on: every line of the file is blank")
     return engine.feeds

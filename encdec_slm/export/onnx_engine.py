@@ -1,6 +1,7 @@
-"""Encoder and decoder graphs, run with NumPy and ONNX Runtime alone: no PyTorch, no code of the model."""
+"""Encoder and decoder graphs of an export, run with NumPy and ONNX Runtime alone: no PyTorch, no code of the model."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class OnnxCache:
 
 
 class OnnxEngine:
-    """The two graphs of an exported model.
+    """The two graphs of an exported text model.
 
     Args:
         folder: What `encdec-slm export --format onnx` wrote.
@@ -95,10 +96,8 @@ class OnnxEngine:
     ) -> None:
         options = session_options(threads, given_options)
         self.device = DEVICES.get(provider, "cpu")
-        self.encoder, self.decoder = (
-            open_session(folder / file, provider=provider, provider_options=provider_options, options=options)
-            for file in (ENCODER_FILE, DECODER_FILE)
-        )
+        self.open = partial(open_session, provider=provider, provider_options=provider_options, options=options)
+        self.encoder, self.decoder = (self.open(folder / file) for file in (ENCODER_FILE, DECODER_FILE))
         inputs = {entry.name: entry for entry in self.decoder.get_inputs()}
         self.past_inputs = [name for name in inputs if name.startswith("past_key_values.") and ".decoder." in name]
         self.cross_inputs = [name for name in inputs if name.startswith("past_key_values.") and ".encoder." in name]
@@ -134,15 +133,23 @@ class OnnxEngine:
         """
         if attention_mask is None:
             attention_mask = np.ones_like(input_ids)
-        if self.static_length is not None:
-            input_ids, attention_mask = self._pad(input_ids, attention_mask)
+        input_ids, attention_mask = self.fit(input_ids, attention_mask)
         feeds = {"input_ids": self._value(input_ids), "attention_mask": self._value(attention_mask)}
         outputs = self._run(self.encoder, feeds, "last_hidden_state")
-        states = outputs.pop("last_hidden_state").numpy()
-        cross = {name.replace("present", "past_key_values"): value for name, value in outputs.items()}
-        return EncodedRows(states, cross, attention_mask, np.arange(len(states)))
+        return self._rows(outputs.pop("last_hidden_state").numpy(), attention_mask, outputs)
 
-    def _pad(self, input_ids: Integers, attention_mask: Integers) -> tuple[Integers, Integers]:
+    def _rows(self, states: NDArray[Any], mask: Integers, present: dict[str, Any]) -> EncodedRows:
+        cross = {name.replace("present", "past_key_values"): value for name, value in present.items()}
+        return EncodedRows(states, cross, mask, np.arange(len(states)))
+
+    def fit(self, input_ids: Integers, attention_mask: Integers) -> tuple[Integers, Integers]:
+        """Returns tokens and mask as the graphs read them: padded, if those are static.
+
+        Raises:
+            ValueError: If the graphs are static, and the input is longer, or has several rows.
+        """
+        if self.static_length is None:
+            return input_ids, attention_mask
         batch, length = input_ids.shape
         if batch > 1 or length > self.static_length:
             raise ValueError(
@@ -211,8 +218,7 @@ class OnnxEngine:
 
     def greedy(
         self,
-        input_ids: Integers,
-        attention_mask: Integers | None = None,
+        rows: EncodedRows,
         *,
         start_token_id: int,
         eos_token_ids: tuple[int, ...] = (),
@@ -222,18 +228,17 @@ class OnnxEngine:
         """Returns the likeliest tokens one after the other, shape `(batch, target)`, after the start token.
 
         Args:
-            input_ids: Shape `(batch, source)`.
-            attention_mask: 0 where the input is padding.
+            rows: The encoded input.
             start_token_id: What the decoder begins with.
             eos_token_ids: What ends a row.
             pad_token_id: What follows the end of a row.
             max_new_tokens: Longest answer.
         """
-        rows = self.encode(input_ids, attention_mask)
-        cache = self.new_cache(rows, len(input_ids))
-        tokens = np.full((len(input_ids), 1), start_token_id, np.int64)
+        batch = len(rows.mask)
+        cache = self.new_cache(rows, batch)
+        tokens = np.full((batch, 1), start_token_id, np.int64)
         answers = [tokens]
-        done = np.zeros(len(input_ids), bool)
+        done = np.zeros(batch, bool)
         for _ in range(max_new_tokens):
             tokens = self.decode(tokens, cache)[:, -1:].argmax(-1)
             tokens[done] = pad_token_id

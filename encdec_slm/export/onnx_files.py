@@ -20,15 +20,19 @@ def rename_free_sizes(graph_proto: Any) -> Any:
     names: dict[str, str] = {}
     axes = {
         "input_ids": ("batch_size", "decoder_sequence_length"),
+        "inputs_embeds": ("batch_size", "encoder_sequence_length"),
+        "encoder_hidden_states": ("batch_size", "encoder_sequence_length"),
         "attention_mask": ("batch_size", "encoder_sequence_length"),
         ENCODER_MASK: ("batch_size", "encoder_sequence_length"),
         "decoder.key": ("batch_size", "", "past_decoder_sequence_length"),
+        "pixel_values": ("num_views",),
     }
-    for entry in graph.input:
+    # embeddings are what one graph gives and another one reads
+    for entry in (*graph.input, *(output for output in graph.output if output.name == "inputs_embeds")):
         of_entry = next((sizes for name, sizes in axes.items() if entry.name.endswith(name)), ())
         for size, name in zip(entry.type.tensor_type.shape.dim, of_entry, strict=False):
             if size.dim_param and name:
-                # an encoder's tokens are as many as its mask's entries, which come later and win
+                # an encoder's tokens are as many as its mask's entries or embeddings, which come later and win
                 names[size.dim_param] = name
     for entry in (*graph.input, *graph.output, *graph.value_info):
         for size in entry.type.tensor_type.shape.dim:

@@ -1,4 +1,4 @@
-"""The two graphs of a text model as modules that `torch.onnx.export` traces, and what their tensors are called.
+"""The graphs of encoder and decoder as modules that `torch.onnx.export` traces, and what their tensors are called.
 
 They call the layers of the model itself, with an attention that is written for a graph: heads that share keys are rows
 of one product, so that no key is repeated, and masks are added. The encoder's graph also projects the keys and values
@@ -68,8 +68,12 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the states, shape `(batch, source, hidden)`, then keys and values of each layer."""
+        states = self.read(self.encoder.embed_tokens(input_ids), attention_mask)
+        return (states, *self.keys_and_values(states))
+
+    def read(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Returns the encoder states of embeddings; both have the shape `(batch, source, hidden)`."""
         encoder = self.encoder
-        states = encoder.embed_tokens(input_ids)
         position_ids = torch.arange(states.shape[1], device=states.device).unsqueeze(0)
         cos, sin = encoder.rotary_emb(states, position_ids)
         mask = masked(attention_mask[:, None, None] != 0)
@@ -80,12 +84,15 @@ class EncoderGraph(nn.Module):
                 position_embeddings=(cos.unsqueeze(1), sin.unsqueeze(1)),
                 attention_interface=graph_attention,
             )
-        states = encoder.norm(states)
+        return encoder.norm(states)
+
+    def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns what cross-attention reads of encoder states, layer by layer."""
         attentions: Any = self.cross_attentions
         # the query is of no interest: what projects it is left out of the graph
         nothing = states.new_zeros(1, 1, attentions[0].q_proj.in_features)
         heads = [attention._cross_attention_states(nothing, states, None)[1:] for attention in attentions]
-        return (states, *(tensor for pair in heads for tensor in pair))
+        return tuple(tensor for pair in heads for tensor in pair)
 
 
 class StaticCache(DynamicCache):

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
-import numpy as np
 import torch
 from transformers import AutoConfig, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -82,6 +81,9 @@ class ORTEncDecSLM(GenerationMixin):
     device = torch.device("cpu")
     dtype = torch.float32
 
+    config_class: ClassVar[type[EncDecSLMConfig]] = EncDecSLMConfig
+    engine_class: ClassVar[type[OnnxEngine]] = OnnxEngine
+
     def __init__(
         self,
         config: EncDecSLMConfig,
@@ -115,7 +117,8 @@ class ORTEncDecSLM(GenerationMixin):
             session_options: `onnxruntime.SessionOptions` for all else.
 
         Raises:
-            ValueError: If the export is not complete, newer than the runtime, or the provider is not there.
+            ValueError: If the export is not complete, newer than the runtime, or of a model of another kind, or the
+                provider is not there.
             ImportError: If ONNX Runtime is not installed.
         """
         folder = Path(folder)
@@ -124,7 +127,13 @@ class ORTEncDecSLM(GenerationMixin):
         for file in ("config.json", "generation_config.json", REPORT_FILE):
             if not (folder / file).is_file():
                 raise ValueError(f"{folder} holds half an export: {file} is missing. Export the model again")
-        engine = OnnxEngine(
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != cls.config_class.model_type:
+            raise ValueError(
+                f"{folder} holds an {config.model_type} model, but {cls.__name__} runs {cls.config_class.model_type}: "
+                "encdec_slm.export.load_exported chooses the class"
+            )
+        engine = cls.engine_class(
             folder,
             provider=provider,
             provider_options=provider_options,
@@ -132,7 +141,7 @@ class ORTEncDecSLM(GenerationMixin):
             given_options=session_options,
         )
         return cls(
-            AutoConfig.from_pretrained(folder),
+            config,
             engine,
             GenerationConfig.from_pretrained(folder),
             read_report(folder).details["parameters"],
@@ -180,7 +189,7 @@ class ORTEncDecSLM(GenerationMixin):
             if encoder_outputs is None:
                 if input_ids is None:
                     raise ValueError("there are neither input_ids nor encoder_outputs: give one of them")
-                encoder_outputs = self.encoder(input_ids, attention_mask)
+                encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
             rows = getattr(encoder_outputs, "rows", None)
             if rows is None:
                 raise ValueError(
@@ -206,21 +215,23 @@ class ORTEncDecSLM(GenerationMixin):
                 "where dynamic NTK scaling changes the rotary base with every token: ask for fewer, or use PyTorch"
             )
 
-    def greedy(self, input_ids: Any, attention_mask: Any = None, max_new_tokens: int = 256) -> Any:
+    def greedy(self, input_ids: Any, attention_mask: Any = None, max_new_tokens: int = 256, **images: Any) -> Any:
         """Returns the likeliest tokens, NumPy arrays in and out, without the machinery of `generate`.
 
         Args:
             input_ids: Shape `(batch, source)`.
             attention_mask: 0 where the input is padding; the same shape.
             max_new_tokens: Tokens written at most, after the one that starts the decoder.
+            images: What else the encoder reads: `pixel_values` and `image_sizes`, of models that see.
 
         Returns:
             Shape `(batch, target)`, with the start token first and padding behind an end, as from `generate`.
         """
         ends = self.generation_config.eos_token_id
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, **images}
+        encoded = self.encoder(**{name: torch.as_tensor(value) for name, value in given.items() if value is not None})
         return self.engine.greedy(
-            np.asarray(input_ids),
-            None if attention_mask is None else np.asarray(attention_mask),
+            cast(EncodedRows, encoded.rows),
             start_token_id=self.generation_config.decoder_start_token_id,
             eos_token_ids=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
             pad_token_id=self.generation_config.pad_token_id or 0,

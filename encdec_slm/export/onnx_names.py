@@ -2,6 +2,11 @@
 
 ENCODER_FILE = "encoder_model.onnx"
 DECODER_FILE = "decoder_model_merged.onnx"
+# of models that read images alone: their encoder's graph reads embeddings, some of which are features of images
+EMBED_FILE = "embed_tokens.onnx"
+VISION_FILE = "vision_encoder.onnx"
+# of those alone that average encoder states of images before the decoder reads them
+CROSS_FILE = "cross_attention.onnx"
 
 ENCODER_MASK = "encoder_attention_mask"
 # of graphs with static shapes alone: which places of the cache of self-attention hold a token, the new one too

@@ -2,8 +2,9 @@
 
 `int8`: weights in 8 bits, a scale for each column, activations in 8 bits as they come. `int4`: weights of the decoder
 in 4 bits, a scale for each block of a column; the encoder stays in 8, since a prompt is bound by arithmetic and not
-by memory. `fp16`: everything. A call has one scale for the activations of all rows of its batch: in 8 bits, a row is
-rounded a little differently beside others than alone.
+by memory, and so does a vision tower, whose convolutions and positions stay in float32. `fp16`: everything. A call has
+one scale for the activations of all rows of its batch: in 8 bits, a row is rounded a little differently beside others
+than alone.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec_slm.export.onnx_calibration import Feeds, quantize_calibrated
-from encdec_slm.export.onnx_names import DECODER_FILE
+from encdec_slm.export.onnx_names import DECODER_FILE, VISION_FILE
 from encdec_slm.export.onnx_weights import (
     name_after_modules,
     products_of_weights,
@@ -81,13 +82,16 @@ def _as_it_is(file: str, model: Any, kept: list[str]) -> Any:
 def _to_fp16(file: str, model: Any, kept: list[str]) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    # what `generate` reads stays as it was; the caches do not
-    outputs = [name for output in model.graph.output if not (name := output.name).startswith("present.")]
-    return tie_transposed(convert_float_to_float16(model, keep_io_types=outputs, disable_shape_infer=True))
+    # what `generate` gives and reads stays as it was; the caches do not
+    names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
+    kept_names = [name for name in names if not name.startswith(("past_key_values.", "present."))]
+    return tie_transposed(convert_float_to_float16(model, keep_io_types=kept_names, disable_shape_infer=True))
 
 
 def _to_int8(file: str, model: Any, kept: list[str]) -> Any:
-    return quantize_embeddings(_in_8_bits(model, kept))
+    model = _in_8_bits(model, kept)
+    # the tables of a tower are positions, and small
+    return model if file == VISION_FILE else quantize_embeddings(model)
 
 
 def _to_int4(file: str, model: Any, kept: list[str]) -> Any:

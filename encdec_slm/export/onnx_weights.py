@@ -28,6 +28,18 @@ def name_after_modules(model: Any) -> Any:
     return model
 
 
+def compute_outputs(model: Any) -> Any:
+    """Returns a graph of which no output is a weight itself, as converters expect it."""
+    from onnx import helper
+
+    weights = weights_of(model)
+    for output in model.graph.output:
+        if output.name in weights:
+            weights[output.name].name = f"{output.name}.weight"
+            model.graph.node.append(helper.make_node("Identity", [f"{output.name}.weight"], [output.name]))
+    return model
+
+
 def weights_of(model: Any) -> dict[str, Any]:
     """Returns the tensors of a graph by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
