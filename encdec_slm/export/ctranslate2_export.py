@@ -77,8 +77,8 @@ def export_ctranslate2(
 def _refuse(source: PreTrainedModel) -> None:
     if not isinstance(source.config, EncDecSLMConfig):
         raise ValueError(
-            f"a {source.config.model_type} model reads images, which neither CTranslate2 nor the export to ONNX does: "
-            "run it in PyTorch"
+            f"an {source.config.model_type} model reads images, which CTranslate2 does not: export it with --format "
+            "onnx, which has graphs for the images"
         )
     refuse_what_ctranslate2_cannot_compute(source.config)
     for name in ("decoder_start_token_id", "eos_token_id"):
