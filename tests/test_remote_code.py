@@ -4,13 +4,11 @@ Fresh processes: in this one the registered classes would win over the files of 
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import run_python
 from model_tester import ModelTester
 from transformers import pipeline
 
@@ -102,20 +100,7 @@ def use_without_the_package(folder, results, arguments):
     """Uses a folder in a process without the package: what it reports, the states it computed, the folder it saved."""
     results.mkdir()
     torch.save(arguments, results / "arguments.pt")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", USE_FOLDER, str(folder), str(results), json.dumps(TEXTS)],
-        cwd=results,
-        env={
-            "HF_HOME": str(results / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.environ["PATH"],
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", USE_FOLDER, folder, results, json.dumps(TEXTS), cwd=results)
     assert done.returncode == 0, done.stderr
     return json.loads((results / "report.json").read_text()), torch.load(results / "states.pt"), results / "tuned"
 

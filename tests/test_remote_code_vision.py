@@ -1,14 +1,12 @@
 """A saved vision model answers about images on a machine that has Transformers but not this package."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fresh_process import run_python
 from PIL import Image
 from test_remote_code import HIDE_THE_PACKAGE
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
@@ -92,20 +90,7 @@ def image(tmp_path_factory):
 def results(folder, image, tmp_path_factory):
     """The folder that a process without the package filled."""
     results = tmp_path_factory.mktemp("results")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", USE_FOLDER, str(folder), str(results), image, TEXT],
-        cwd=results,
-        env={
-            "HF_HOME": str(results / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.environ["PATH"],
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", USE_FOLDER, folder, results, image, TEXT, cwd=results)
     assert done.returncode == 0, done.stderr
     return results
 

@@ -1,13 +1,11 @@
 """A converted vision checkpoint computes what the original computes from the same PNG files."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh_process import run_python
 from original_variants import contents
 from original_vision_variants import NAMES, TINY, VARIANTS, folder_of, load_cases
 from test_remote_code import HIDE_THE_PACKAGE
@@ -210,15 +208,7 @@ print(json.dumps(answers))
 
 
 def test_folder_answers_about_a_picture_without_this_package(with_tokenizer, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ANSWER, str(with_tokenizer), str(PICTURE)],
-        cwd=tmp_path,
-        env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", ANSWER, with_tokenizer, PICTURE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     processor = AutoProcessor.from_pretrained(with_tokenizer, backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(with_tokenizer)

@@ -1,13 +1,17 @@
 """Hubs on 127.0.0.1, to which the huggingface_hub of this process is connected, and what is loaded from them."""
 
 import os
+import sys
 
 import pytest
 import torch
 from checkpoint_tester import file_bytes, save_checkpoint
+from fresh_process import run_python
 from huggingface_hub import constants, hf_api
 from local_hub import LocalHub
 from model_tester import ModelTester
+
+from encdec_slm.hub import clean_process
 
 
 REPO = "tester/model"
@@ -45,6 +49,18 @@ def connected_hub(tmp_path, monkeypatch, *, use_xet):
         # what the test changed meanwhile, before the connection itself is taken back
         monkeypatch.undo()
     assert hub.unhandled == []
+
+
+@pytest.fixture
+def quick_clean_process(monkeypatch):
+    """Lets the check of a folder start its process from one that has imported PyTorch."""
+
+    def run(command, *, cwd, env, **_):
+        python, is_safe_path, *program = command
+        assert (python, is_safe_path) == (sys.executable, "-P")
+        return run_python(*program, cwd=cwd, env=env)
+
+    monkeypatch.setattr(clean_process.subprocess, "run", run)
 
 
 @pytest.fixture(scope="session")

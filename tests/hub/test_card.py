@@ -1,15 +1,13 @@
 """A model card says what is known of a model, and no more: metadata that the Hub indexes, code that runs."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import jinja2
 import jinja2.meta
 import pytest
 from card_tester import REPO_ID, front_matter, saved_model, saved_vision_model
+from fresh_process import run_python
 from huggingface_hub import ModelCard
 from model_tester import ModelTester
 from PIL import Image
@@ -95,20 +93,7 @@ def snippets(text):
 
 def in_a_new_process(script, folder):
     """Runs Python in the folder that holds the repositories, as a reader would; returns what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        cwd=folder,
-        env={
-            "HF_HOME": str(folder / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.environ["PATH"],
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", script, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

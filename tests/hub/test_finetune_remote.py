@@ -5,12 +5,11 @@ What they publish works for others like them and, by `load`, here.
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from checkpoint_tester import file_bytes, logits, save_checkpoint
+from fresh_process import run_python
 from local_hub import LocalHub
 from model_tester import ModelTester
 from peft import PeftModel
@@ -85,15 +84,9 @@ def run_without_the_package(script, hub, folder, batch):
     """Runs a script in a process of its own with an empty cache, and returns what it has saved."""
     folder.mkdir()
     torch.save(batch, folder / "batch.pt")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, folder / "batch.pt", folder / "results.pt", REPO, TUNED, ADAPTER],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **hub.environment(folder / "home")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    files = [folder / "batch.pt", folder / "results.pt"]
+    environment = {"PATH": os.environ["PATH"], **hub.environment(folder / "home")}
+    done = run_python("-c", script, *files, REPO, TUNED, ADAPTER, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "results.pt")
 

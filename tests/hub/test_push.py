@@ -329,6 +329,7 @@ def test_with_a_secret_nothing_is_sent(local_hub, folder, name):
     assert local_hub.requests == []
 
 
+@pytest.mark.usefixtures("quick_clean_process")
 def test_what_does_not_work_for_others_is_not_sent(local_hub, folder, tmp_path, monkeypatch):
     """A file of ours that imports the package works here, where it is installed, and nowhere else."""
     installed = shutil.copytree(INSTALLED, tmp_path / "installed")

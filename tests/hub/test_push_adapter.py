@@ -19,6 +19,7 @@ def base(tiny_tokenizer, tmp_path_factory):
         return hub.files(BASE)
 
 
+@pytest.mark.usefixtures("quick_clean_process")
 def test_an_adapter_works_with_its_base_for_others(local_hub, base, tiny_model, tmp_path):
     local_hub.add_repository(BASE, base)
     folder = save_adapter(tmp_path / "adapter", tiny_model, BASE)

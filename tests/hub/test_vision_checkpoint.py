@@ -39,6 +39,7 @@ def answers(loaded):
     return loaded.model.eval()(**inputs, decoder_input_ids=torch.tensor([[1, 9], [1, 9]])).logits
 
 
+@pytest.mark.usefixtures("quick_clean_process")
 def test_what_is_pushed_is_checked_with_an_image_and_loaded_with_installed_classes(local_hub, saved):
     said = []
     push(saved, REPO, report=said.append)
