@@ -31,11 +31,12 @@ class CpuQuantizationConfig(QuantizationConfigMixin):
     Args:
         bits: 8, or 4 for what the decoder does at every token (the encoder, the keys and values of cross-attention
             and the head then have 8).
-        modules_to_not_convert: Layers that stay as they are: endings of their names, such as `lm_head` or
-            `layers.0.mlp.down_proj`, or whole parts such as `encoder`.
+        modules_to_not_convert: Layers that stay as they are, as other quantisers of Transformers take them: names of
+            layers or of parts that hold them, whole or their endings (`lm_head`, `layers.0.mlp.down_proj`), or regular
+            expressions (`model.decoder.layers.*.mlp`). A part may be named without what stands before it (`encoder`).
 
     Raises:
-        ValueError: If there is no kernel for so many bits.
+        ValueError: If there is no kernel for so many bits, or an expression is none.
     """
 
     def __init__(self, bits: int = 8, modules_to_not_convert: Iterable[str] | None = None, **kwargs: Any) -> None:
@@ -44,14 +45,34 @@ class CpuQuantizationConfig(QuantizationConfigMixin):
         self.quant_method: Any = METHOD
         self.bits = bits
         self.modules_to_not_convert = list(modules_to_not_convert or ())
+        for pattern in self.modules_to_not_convert:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"modules_to_not_convert has {pattern!r}, which is no regular expression ({error}): name a layer"
+                ) from error
 
     def layer_class(self, name: str, linear: nn.Linear) -> type[Int8Linear] | type[Int4Linear] | None:
         """Returns the class that takes the place of a layer, or None for one that stays."""
-        if any(re.search(rf"(^|\.){re.escape(kept)}(\.|$)", name) for kept in self.modules_to_not_convert):
+        if any(is_kept(name, pattern) for pattern in self.modules_to_not_convert):
             return None
         if self.bits == 8 or re.search(EIGHT_BITS_AT_LEAST, name) or not Int4Linear.takes(linear):
             return Int8Linear
         return Int4Linear
+
+
+def is_kept(name: str, pattern: str) -> bool:
+    """Whether an entry of `modules_to_not_convert` means a layer.
+
+    As in `transformers.quantizers.quantizers_utils.should_convert_module`: an expression ends where a part of the name
+    does, a name is also an ending. It begins where a part does, and not at the first one alone.
+
+    Args:
+        name: Of the layer, in the whole model.
+        pattern: The entry.
+    """
+    return bool(re.search(rf"(^|\.)(?:{pattern})(?:(?<=\.)|(?=\.|$))", name)) or name.endswith(pattern)
 
 
 class CpuQuantizer(HfQuantizer):
@@ -162,7 +183,7 @@ def _replace(model: PreTrainedModel, config: CpuQuantizationConfig, *, empty: bo
     layers = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
     names = [name for name, _ in layers]
     for kept in config.modules_to_not_convert:
-        if not any(re.search(rf"(^|\.){re.escape(kept)}(\.|$)", name) for name in names):
+        if not any(is_kept(name, kept) for name in names):
             raise ValueError(f"modules_to_not_convert names {kept!r}, but the model has no linear layer of that name")
     for name, linear in layers:
         layer_class = config.layer_class(name, linear)

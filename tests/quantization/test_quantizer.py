@@ -6,10 +6,18 @@ import pytest
 import torch
 from model_tester import ModelTester
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    TorchAoConfig,
+)
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from encdec_slm.quantization import CpuQuantizationConfig, quantize_, read_single_rows_
 from encdec_slm.quantization.linear import INT4_GROUP, Int4Linear, Int8Linear, SingleRowLinear
+from encdec_slm.quantization.quantizer import is_kept
 
 
 @pytest.fixture
@@ -111,6 +119,19 @@ def test_what_is_kept_stays_and_the_class_is_not_changed(saved):
     assert other.lm_head.weight is other.model.encoder.embed_tokens.weight
 
 
+def test_what_other_quantisers_keep_is_kept(saved):
+    model = AutoModelForSeq2SeqLM.from_pretrained(saved)
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    patterns = ["lm_head", "fc1", "down_proj", "model.encoder", r"model\.decoder\.layers\.(0|9)", "model.*.mlp",
+                "model.decoder.layers.1.", "layers.0.mlp.down_proj", "model.decoder.layer"]  # fmt: skip
+    for pattern in patterns:
+        kept = [name for name in names if not should_convert_module(name, [pattern])]
+        assert [name for name in names if is_kept(name, pattern)] == kept
+    # for short
+    assert [name for name in names if is_kept(name, "encoder")] == [name for name in names if ".encoder." in name]
+    assert not is_kept("model.decoder.layers.11.mlp", "layers.1")
+
+
 def test_any_encoder_decoder_can_be_rounded():
     config = T5Config(vocab_size=60, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0)
     model = T5ForConditionalGeneration(config).eval()
@@ -136,6 +157,7 @@ def test_single_rows_change_no_answer_and_no_weight(saved):
         (lambda model: quantize_(model, "int8", keep=["no_such"]), "'no_such'"),
         (lambda model: quantize_(model.to("meta"), "int8"), "on meta"),
         (lambda model: CpuQuantizationConfig(bits=3), "bits is 3"),
+        (lambda model: CpuQuantizationConfig(modules_to_not_convert=["layers.["]), "no regular expression"),
     ],
 )
 def test_bad_requests_are_refused(run, message):
@@ -157,6 +179,19 @@ def test_quantised_loading_refuses_a_gpu(saved):
     ids=["int8", "nf4"],
 )
 def test_bitsandbytes_rounds_and_reloads(config, most, saved, tmp_path):
+    refuse_other_answers_after_reloading(config, most, saved, tmp_path)
+
+
+def test_torchao_rounds_and_reloads(saved, tmp_path):
+    torchao = pytest.importorskip("torchao.quantization")
+    config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    model = refuse_other_answers_after_reloading(config, 0.05, saved, tmp_path)
+    # the head is the embedding, and stays whole
+    assert model.lm_head.weight is model.model.encoder.embed_tokens.weight
+    assert type(model.model.decoder.layers[0].mlp.up_proj.weight) is not nn.Parameter
+
+
+def refuse_other_answers_after_reloading(config, most, saved, tmp_path):
     wanted = logits_of(AutoModelForSeq2SeqLM.from_pretrained(saved))
     model = AutoModelForSeq2SeqLM.from_pretrained(saved, quantization_config=config, device_map="cpu")
     found = logits_of(model)
@@ -166,3 +201,4 @@ def test_bitsandbytes_rounds_and_reloads(config, most, saved, tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, device_map="cpu")
     assert torch.equal(again.generate(**inputs, max_new_tokens=6), answer)
+    return model
