@@ -3,8 +3,6 @@
 import io
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -295,11 +293,3 @@ def test_incomplete_commands_show_their_usage(arguments, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert "usage: encdec-slm" in capsys.readouterr().err
-
-
-def test_importing_the_package_imports_neither_command_nor_conversion():
-    script = "import encdec_slm, sys; print([n for n in sys.modules if n.startswith('encdec_slm')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "encdec_slm.registration" in done.stdout
-    assert "encdec_slm.cli" not in done.stdout
-    assert "encdec_slm.conversion" not in done.stdout

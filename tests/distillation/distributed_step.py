@@ -79,16 +79,18 @@ def _trainer(folder, family, **options):
     return trainer(folder, student(family), eval_dataset=rows(EVALUATED_ROWS, seed=1), **options)
 
 
-def run_processes(folder):
-    """What two processes have found, each in a list, for all `CASES`."""
+def run_processes(folder, cases):
+    """What two processes have found, each in a list, for some of `CASES`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_run, (str(folder), port), nprocs=PROCESSES)
+    # both are forked from a process that has imported all of it, once
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["encdec_slm.distillation"])
+    multiprocessing.start_processes(_run, (str(folder), port, cases), nprocs=PROCESSES, start_method="forkserver")
     return [torch.load(_file(folder, rank)) for rank in range(PROCESSES)]
 
 
-def _run(rank, folder, port):
+def _run(rank, folder, port, cases):
     os.environ |= {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
@@ -100,7 +102,7 @@ def _run(rank, folder, port):
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     results = {
-        (family, kind): found(Path(folder) / f"{family} {kind}", family, kind, PROCESSES) for family, kind in CASES
+        (family, kind): found(Path(folder) / f"{family} {kind}", family, kind, PROCESSES) for family, kind in cases
     }
     torch.save(results, _file(folder, rank))
     torch.distributed.destroy_process_group()

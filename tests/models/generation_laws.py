@@ -238,9 +238,11 @@ class GenerationLaws:
             assert [layer.shape for layer in own] == [(3, heads, 1, step + 1)] * model.config.decoder.num_hidden_layers
             assert {layer.shape for layer in cross} == {(3, heads, 1, source)}
 
-    def test_whole_forward_is_one_graph(self, model, tester, inputs):
+    # the graph is made by the first alone, the second computes its derivatives too
+    @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+    def test_whole_forward_is_one_graph(self, model, tester, inputs, backend):
         torch.compiler.reset()
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
         labels = tester.targets()
         expected, outputs = model(**inputs, labels=labels), compiled(**inputs, labels=labels)
         torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-4, rtol=1e-4)
