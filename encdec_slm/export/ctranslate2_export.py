@@ -75,7 +75,8 @@ def export_ctranslate2(
 
 
 def _refuse(source: PreTrainedModel) -> None:
-    if not isinstance(source.config, EncDecSLMConfig):
+    # the configuration of a model that sees is one of text too
+    if source.config.model_type != EncDecSLMConfig.model_type:
         raise ValueError(
             f"an {source.config.model_type} model reads images, which CTranslate2 does not: export it with --format "
             "onnx, which has graphs for the images"
