@@ -70,8 +70,10 @@ def load_respondent(
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     for load in loaders if Path(name).is_dir() else ():
         if (exported := load(name)) is not None:
-            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-            return respondent_of(exported, tokenizer, task, template=template, max_input_tokens=max_input_tokens)
+            processing_class = (AutoProcessor if task.images else AutoTokenizer).from_pretrained(name, **hub)
+            return respondent_of(
+                exported, processing_class, task, template=template, max_input_tokens=max_input_tokens
+            )
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = AutoConfig.from_pretrained(_base_of(name), **hub)
     check_memory(name, where, dtype=dtype, config=config, revision=revision)

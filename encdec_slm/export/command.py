@@ -22,9 +22,9 @@ def add_export(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="write a model in the format of another engine",
-        description="Writes a model of ours for ONNX Runtime (text, or images and text) or CTranslate2 (text alone), with "
-        "its tokenizer or processor. What was written is "
-        "run and compared with PyTorch before it is moved to OUT, and the difference stands in OUT/export.json.",
+        description="Writes a model of ours for ONNX Runtime (texts, and images too) or CTranslate2 (texts alone), "
+        "with its tokenizer or processor. What was written is run and compared with PyTorch before it is moved to "
+        "OUT, and the difference stands in OUT/export.json.",
     )
     export.add_argument("model", metavar="MODEL", help="the model folder, or id on the Hub")
     export.add_argument("output", metavar="OUT", help="the folder to write")

@@ -10,8 +10,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from vision_tester import IMAGE_TOKEN, WITH_IMAGE_TOKEN, VisionTester, processor_of, with_image_token
 
-from encdec_slm.cli import main
+from encdec_slm.cli import _load_exported, main
+from encdec_slm.evaluation.examples import Example
+from encdec_slm.evaluation.model_loading import load_respondent
+from encdec_slm.evaluation.tasks import find_task
 from encdec_slm.export import ORTEncDecSLM, ORTEncDecSLMVision, is_exported, load_exported, onnx_export
+from encdec_slm.export.ctranslate2_export import export_ctranslate2
 from encdec_slm.export.onnx_names import CROSS_FILE, DECODER_FILE, EMBED_FILE, ENCODER_FILE, VISION_FILE
 from encdec_slm.export.report import read_report
 
@@ -158,6 +162,16 @@ def test_pipeline(runtime, exported, model, images, caplog):
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_an_export_is_scored_as_the_model(exported, source, images):
+    examples = [Example(number=i, prompt="{image}what", references=("a",), copied="what") for i in range(2)]
+    answers = []
+    for folder in (source, exported / "fp32"):
+        one = load_respondent(str(folder), find_task("images"), device="cpu", loaders=[_load_exported])
+        answers.append(one.answer(examples, [[image] for image in images[1:]], {"max_new_tokens": 8}))
+    assert type(one.model) is ORTEncDecSLMVision
+    assert answers[0] == answers[1]
+
+
 def test_what_does_not_fit_is_refused(runtime, exported, processor, rows, source, tmp_path):
     inputs, start = read(processor, rows), torch.ones(3, 1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"has \d+ image tokens, but the images have 0 features"):
@@ -180,6 +194,12 @@ def test_what_does_not_fit_is_refused(runtime, exported, processor, rows, source
         onnx_export.export_onnx(source, tmp_path / "out", dtype="int8", calibrate=tmp_path / "texts")
     with pytest.raises(ValueError, match=r"static_length is 9, but an image of one view takes \d+ tokens"):
         onnx_export.export_onnx(source, tmp_path / "out", static_length=9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctranslate2_says_who_reads_images(source, tmp_path):
+    with pytest.raises(ValueError, match="reads images, which CTranslate2 does not: export it with --format onnx"):
+        export_ctranslate2(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
