@@ -1,6 +1,9 @@
 """A model of ours as ONNX graphs: what inputs each part is traced with, and which of their sizes may be any."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +95,20 @@ def _vision(model: Any, static_length: int | None) -> dict[str, Part]:
     return parts
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leaves out what is said of the exporter's own parts, about which a user can do nothing."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def write(part: Part, opset: int, is_static: bool) -> Any:
     """Returns one graph as an ONNX protocol buffer.
 
@@ -99,9 +116,7 @@ def write(part: Part, opset: int, is_static: bool) -> Any:
         ValueError: If the installed PyTorch cannot write that version.
     """
     graph: Any = part.graph.eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        # of the exporter's own parts, about which a user can do nothing
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), _quietly():
         program = torch.onnx.export(
             graph,
             tuple(part.inputs),
