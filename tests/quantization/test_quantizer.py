@@ -182,6 +182,8 @@ def test_bitsandbytes_rounds_and_reloads(config, most, saved, tmp_path):
     refuse_other_answers_after_reloading(config, most, saved, tmp_path)
 
 
+# not of the extra `dev`: where it is installed, importing Transformers' models imports it, which takes a second and
+# prints warnings with this torch
 def test_torchao_rounds_and_reloads(saved, tmp_path):
     torchao = pytest.importorskip("torchao.quantization")
     config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
