@@ -34,7 +34,7 @@ def compare_with_source(source: Any, folder: Path, dtype: str, static_length: in
     Raises:
         ValueError: If graphs in float32 differ from the model.
     """
-    runtime = ORTEncDecSLMVision if isinstance(source.config, EncDecSLMVisionConfig) else ORTEncDecSLM
+    runtime: type[Any] = ORTEncDecSLMVision if isinstance(source.config, EncDecSLMVisionConfig) else ORTEncDecSLM
     engine = runtime.engine_class(folder, threads=torch.get_num_threads())
     exported: Any = runtime(source.config, engine, source.generation_config)
     errors, largest, equal = [], 1.0, []
@@ -92,7 +92,8 @@ def _with_images(
     rows: list[dict[str, torch.Tensor]], config: EncDecSLMVisionConfig, static_length: int | None
 ) -> list[dict[str, torch.Tensor]]:
     """Puts an image before the words of every row but one, unless a static graph has no room for it."""
-    geometry, token = config.encoder.image_geometry, config.image_token_id
+    encoder: Any = config.encoder
+    geometry, token = encoder.image_geometry, config.image_token_id
     # square, and wide: of two views and more where images have tiles
     sizes = {0: (geometry.image_size, geometry.image_size), 2: (geometry.image_size, 2 * geometry.image_size)}
     layouts: dict[int, ImageLayout] = {row: image_layout(*size, geometry) for row, size in sizes.items()}

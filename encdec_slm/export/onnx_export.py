@@ -122,7 +122,8 @@ def _refuse_vision(
             "calibrate was given, but it measures activations on texts alone, and this model reads images too: leave "
             "it out"
         )
-    geometry = config.encoder.image_geometry
+    encoder: Any = config.encoder
+    geometry = encoder.image_geometry
     (fewest,) = count_image_tokens([(geometry.image_size, geometry.image_size)], geometry)
     if static_length is not None and fewest >= static_length:
         raise ValueError(

@@ -74,7 +74,7 @@ class ORTEncDecSLM(GenerationMixin):
 
     main_input_name = "input_ids"
     base_model_prefix = ""
-    input_modalities = ("text",)
+    input_modalities: tuple[str, ...] = ("text",)
     output_modalities = ("text",)
     # an assistant would have to take back tokens, which this cache does not
     _is_stateful = True

@@ -63,7 +63,7 @@ def _encoder(model: Any, static_length: int | None) -> Part:
     if not isinstance(model.config, EncDecSLMVisionConfig):
         # a tensor that is given twice would be one input
         return Part(EncoderGraph(model), [tokens, tokens.clone()], [free] * 2)
-    embeds = torch.zeros(*tokens.shape, model.config.encoder.hidden_size)
+    embeds = model.get_encoder().embed_tokens(tokens).detach()
     return Part(EmbedsEncoderGraph(model), [embeds, tokens], [free] * 2)
 
 

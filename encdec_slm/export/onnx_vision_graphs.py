@@ -93,7 +93,7 @@ class EmbedsEncoderGraph(EncoderGraph):
         return (states,) if self.averages else (states, *self.keys_and_values(states))
 
 
-class CrossGraph(EncoderGraph):
+class CrossGraph(nn.Module):
     """Encoder states to the keys and values of every layer of cross-attention.
 
     Args:
@@ -101,9 +101,10 @@ class CrossGraph(EncoderGraph):
     """
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.input_names, self.output_names = ["encoder_hidden_states"], self.output_names[1:]
+        super().__init__()
+        self.whole = EncoderGraph(model)
+        self.input_names, self.output_names = ["encoder_hidden_states"], self.whole.output_names[1:]
 
     def forward(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns keys and values of each layer, of states of shape `(batch, source, hidden)`."""
-        return self.keys_and_values(encoder_hidden_states)
+        return self.whole.keys_and_values(encoder_hidden_states)

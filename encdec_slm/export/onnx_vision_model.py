@@ -106,7 +106,7 @@ class ORTEncDecSLMVision(ORTEncDecSLM):
         >>> model.generate(**inputs, max_new_tokens=32)  # doctest: +SKIP
     """
 
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     config_class: ClassVar[type[EncDecSLMConfig]] = EncDecSLMVisionConfig
     engine_class: ClassVar[type[OnnxEngine]] = OnnxVisionEngine
 
@@ -114,6 +114,15 @@ class ORTEncDecSLMVision(ORTEncDecSLM):
         super().__init__(config, engine, *options)
         self.encoder = ORTVisionEncoder(engine, config)
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def _expand_inputs_for_generation(
+        self: Any,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
         # the encoder has seen the images, and beams need no copies of them
-        return super()._expand_inputs_for_generation(expand_size=expand_size, **without_images(kwargs))
+        parent: Any = super()
+        return parent._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **without_images(model_kwargs)
+        )
