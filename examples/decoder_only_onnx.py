@@ -10,12 +10,13 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
-from encdec_slm.export.onnx_export import DEFAULT_OPSET, FREE
+from encdec_slm.export.onnx_export import DEFAULT_OPSET
 from encdec_slm.export.onnx_files import save_graphs
 from encdec_slm.export.onnx_graphs import graph_attention, masked
 from encdec_slm.export.onnx_names import DECODER_FILE
 from encdec_slm.export.onnx_quantization import quantize
 from encdec_slm.export.onnx_session import open_session, session_options
+from encdec_slm.export.onnx_trace import FREE
 
 
 class GraphNorm(nn.Module):
