@@ -173,13 +173,12 @@ def ours(kind: str) -> Engine:
     )
 
 
-def exported(format_: str, dtype: str) -> Engine:
-    """Our model in another engine; its error is that which the exporter has measured."""
+def exported(format_: str, dtype: str, **options: Any) -> Engine:
+    """Our model in another engine, with options of the exporter; its error is that which the exporter has measured."""
+    name = "_".join(("ours", format_, dtype, *options))
 
     def folder(place: Place) -> Path:
-        return place.made(
-            f"ours_{format_}_{dtype}", lambda folder: load_exporter(format_)(place.ours(), folder, dtype=dtype)
-        )
+        return place.made(name, lambda folder: load_exporter(format_)(place.ours(), folder, dtype=dtype, **options))
 
     return Engine(
         lambda place: load_exported(folder(place), threads=place.threads),
@@ -240,6 +239,7 @@ ENGINES: Mapping[str, Engine] = {
     "ONNX Runtime fp32": exported("onnx", "fp32"),
     "ONNX Runtime int8": exported("onnx", "int8"),
     "ONNX Runtime int4": exported("onnx", "int4"),
+    "ONNX Runtime int4, head int4": exported("onnx", "int4", keep=[]),
     "CTranslate2 int8": exported("ctranslate2", "int8"),
     **{f"decoder-only, ONNX Runtime {dtype}": decoder_only(dtype) for dtype in DECODER_ONLY_DTYPES},
 }

@@ -34,7 +34,7 @@ GOALS_PRESET, GOALS_LENGTH = "330m", 512
 EXPORTED = ("ONNX Runtime", "CTranslate2")
 EXPORTED_INT8 = tuple(f"{engine} int8" for engine in EXPORTED)
 PYTORCH_INT8 = ("PyTorch int8", "PyTorch bfloat16-int8")
-INT4 = ("ONNX Runtime int4", "PyTorch int4")
+INT4 = ("ONNX Runtime int4", "ONNX Runtime int4, head int4", "PyTorch int4")
 PYTORCH_BFLOAT16 = ("PyTorch bfloat16", "PyTorch bfloat16-mv")
 
 Rows = Sequence[dict[str, Any]]
