@@ -16,7 +16,7 @@ def processes(request, tmp_path_factory):
     cases = dict.fromkeys(
         (test.callspec.params["family"], test.callspec.params["kind"])
         for test in request.session.items
-        if test.module is request.module
+        if getattr(test, "module", None) is request.module
     )
     return run_processes(tmp_path_factory.mktemp("processes"), [*cases])
 

@@ -12,6 +12,8 @@ GREEDY = {"do_sample": False}
 BEAMS = {"num_beams": 3, "do_sample": False}
 SAMPLING = {"do_sample": True, "top_k": 0, "temperature": 1.5}
 BEAM_SAMPLING = {"num_beams": 2, "do_sample": True}
+# the graph is made by the first alone, the second computes its derivatives too
+BACKENDS = pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 STRATEGIES = pytest.mark.parametrize(
     "strategy", [GREEDY, BEAMS, SAMPLING, BEAM_SAMPLING], ids=["greedy", "beams", "sampling", "beam_sampling"]
 )
@@ -243,8 +245,7 @@ class GenerationLaws:
             assert [layer.shape for layer in own] == [(3, heads, 1, step + 1)] * model.config.decoder.num_hidden_layers
             assert {layer.shape for layer in cross} == {(3, heads, 1, source)}
 
-    # the graph is made by the first alone, the second computes its derivatives too
-    @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+    @BACKENDS
     def test_whole_forward_is_one_graph(self, model, tester, inputs, backend):
         torch.compiler.reset()
         compiled = torch.compile(model, fullgraph=True, backend=backend)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from generation_laws import GREEDY, STRATEGIES, GenerationLaws, generate, until_end
+from generation_laws import BACKENDS, GREEDY, STRATEGIES, GenerationLaws, generate, until_end
 from vision_tester import VisionTester
 
 
@@ -12,10 +12,11 @@ def tester():
 
 
 class TestGeneration(GenerationLaws):
-    def test_whole_forward_is_one_graph(self, model, tester):
+    @BACKENDS
+    def test_whole_forward_is_one_graph(self, model, tester, backend):
         """Of texts: how an image is cut is decided outside of a graph."""
         rows = [tester.words(length) for length in (9, 5, 7)]
-        super().test_whole_forward_is_one_graph(model, tester, tester.batch(rows))
+        super().test_whole_forward_is_one_graph(model, tester, tester.batch(rows), backend)
 
     @STRATEGIES
     def test_mixed_rows_are_answered_as_if_alone(self, model, tester, strategy):
