@@ -1,0 +1,115 @@
+"""Writes what `java_to_csharp.py` has made into the README, between its markers `java_to_csharp`.
+
+    make results-translation CODEXGLUE=FOLDER
+    python examples/java_to_csharp_report.py outputs/java_to_csharp/copy outputs/java_to_csharp/scores
+
+The arguments are output folders of `encdec-slm evaluate --task codexglue_java_cs`, of the translator and of any peers.
+What they hold is kept in examples/results, with what the training says of itself; without arguments that is read.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from java_to_csharp import RECIPE, TRAINING
+from readme_blocks import README, write
+from result_files import write_json
+
+
+RESULTS = Path(__file__).parent / "results" / "java_to_csharp.json"
+TRAINED = Path(RECIPE["output_dir"])
+BLOCK = "java_to_csharp"
+METRICS = ("bleu", "exact_match")
+# Java to C#, BLEU and exact match: the table of CodeXGLUE's repository, and CodeT5's paper for its own (rounded)
+PUBLISHED = (
+    ("copy of the input", 18.54, 0.0),
+    ("PBSMT", 43.53, 12.5),
+    ("Transformer from scratch", 55.84, 33.0),
+    ("RoBERTa (code)", 77.46, 56.1),
+    ("CodeBERT", 79.92, 59.0),
+    ("CodeT5-base, 220M", 84.0, 65.9),
+)
+
+
+def collect(folders: Sequence[Path], trained: Path) -> dict[str, Any]:
+    """What evaluations and the training say.
+
+    Args:
+        folders: Outputs of `encdec-slm evaluate`.
+        trained: The translator's.
+
+    Raises:
+        ValueError: If one of the folders does not have what is expected of it.
+    """
+    records = []
+    for path in (folder / "results.json" for folder in folders):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: run `encdec-slm evaluate ... --output {path.parent}` to its end")
+        (record,) = json.loads(path.read_text(encoding="utf-8"))
+        if missing := set(METRICS) - scores(record).keys():
+            raise ValueError(f"{path} has no {', '.join(sorted(missing))}: use `--task codexglue_java_cs`")
+        records.append(record)
+    path = trained / TRAINING
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: run java_to_csharp.py first")
+    return {"training": json.loads(path.read_text(encoding="utf-8")), "evaluations": records}
+
+
+def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics of an evaluation by their types."""
+    return {metric["type"]: metric for metric in record["metrics"]}
+
+
+def report(results: dict[str, Any]) -> str:
+    """The part of the README."""
+    training, records = results["training"], results["evaluations"]
+    objective = "labels alone" if not training["alpha"] else f"labels and a teacher (alpha {training['alpha']})"
+    lines = [
+        f"`make results-translation CODEXGLUE=FOLDER`: {training['minutes']:.0f} minutes of training by the clock, "
+        f"{training['pairs']:,} pairs of 10,295, {objective}; {training['parameters']:,} parameters "
+        f"({training['machine']}). {records[0]['examples']} pairs for validation, greedy; in parentheses 95 % of the "
+        "bootstrap:",
+        "",
+        "| | BLEU | exact match, % |",
+        "|---|---:|---:|",
+    ]
+    for record in records:
+        found = scores(record)
+        cells = [
+            "{value:.2f} ({0:.2f} to {1:.2f})".format(*metric["args"]["confidence_interval_95"], value=metric["value"])
+            for metric in (found[name] for name in METRICS)
+        ]
+        lines.append(f"| {record['model']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Published, on the test split, which is another:",
+        "",
+        "| | BLEU | exact match, % |",
+        "|---|---:|---:|",
+        *(f"| {name} | {bleu:.2f} | {exact:.1f} |" for name, bleu, exact in PUBLISHED),
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the part.
+
+    Args:
+        argv: Command line arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description="Write the scores of the translator into the README.")
+    parser.add_argument("folders", nargs="*", type=Path, help="outputs of `encdec-slm evaluate`")
+    parser.add_argument("--trained", type=Path, default=TRAINED, help="folder of the translator")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the record")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
+    arguments = parser.parse_args(argv)
+    if arguments.folders:
+        write_json(arguments.results, collect(arguments.folders, arguments.trained))
+    write(BLOCK, report(json.loads(arguments.results.read_text(encoding="utf-8"))), arguments.readme)
+    print(f"wrote the part `{BLOCK}` of {arguments.readme}")
+
+
+if __name__ == "__main__":
+    main()
