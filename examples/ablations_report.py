@@ -5,10 +5,11 @@ python examples/ablations_report.py
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
-from ablations import RESULTS, table
-from readme_blocks import README, write
+from ablations import table
+from readme_blocks import write_report
 
 
 BLOCK = "ablations"
@@ -38,15 +39,7 @@ def report(results: Path) -> str:
     return "\n\n".join(parts)
 
 
-def main(*, results: Path = RESULTS, readme: Path = README) -> None:
-    """Writes the part.
-
-    Args:
-        results: Folder of the records.
-        readme: File with the markers.
-    """
-    write(BLOCK, report(results), readme)
-    print(f"wrote the part `{BLOCK}` of {readme}")
+main = partial(write_report, BLOCK, report)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ Reads `assisted_speed.json` out of examples/results.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from readme_blocks import README, write
+from readme_blocks import RESULTS, write_report
 
 
-RESULTS = Path(__file__).parent / "results"
 ASSISTED = RESULTS / "assisted_speed.json"
 BLOCK = "assisted"
 HOW_TO_READ = """\
@@ -51,15 +51,7 @@ def report(results: Path = RESULTS) -> str:
     return report_of(json.loads(path.read_text(encoding="utf-8")))
 
 
-def main(*, results: Path = RESULTS, readme: Path = README) -> None:
-    """Writes the part.
-
-    Args:
-        results: Folder of the record.
-        readme: File with the markers.
-    """
-    write(BLOCK, report(results), readme)
-    print(f"wrote the part `{BLOCK}` of {readme}")
+main = partial(write_report, BLOCK, report)
 
 
 if __name__ == "__main__":

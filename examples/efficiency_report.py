@@ -8,16 +8,15 @@ are there: the comparison at one length, over lengths, and of models without a c
 """
 
 import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from readme_blocks import README, write
+from readme_blocks import RESULTS, write_report
 
 from encdec_slm.benchmarks.efficiency_tables import busy, lengths_table, limit_table, measured_table, runs_from, title
 
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = "efficiency"
 # as printed in the paper's Table 2: platform; first token in ms and tokens/s of decoder-only and encoder-decoder
 PAPER = (("GPU", 149, 9.7, 86, 37.4), ("CPU", 2242, 4.0, 1591, 15.3), ("NPU", 358, 26.5, 189, 123.8))
@@ -92,16 +91,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def main(argv: Sequence[str] | None = None, *, results: Path = RESULTS, readme: Path = README) -> None:
-    """Writes the part.
-
-    Args:
-        argv: Not used.
-        results: Folder of the records.
-        readme: File with the markers.
-    """
-    write(BLOCK, report(results), readme)
-    print(f"wrote the part `{BLOCK}` of {readme}")
+main = partial(write_report, BLOCK, report)
 
 
 if __name__ == "__main__":

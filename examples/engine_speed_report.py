@@ -11,13 +11,13 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from readme_blocks import README, write
+from readme_blocks import RESULTS, write_report
 
 
-RESULTS = Path(__file__).parent / "results"
 RECORDS = ("engine_speed_330m.json", "engine_speed_small.json")
 BLOCK = "engines"
 HOW_TO_READ = """\
@@ -201,15 +201,7 @@ def report(results: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-def main(*, results: Path = RESULTS, readme: Path = README) -> None:
-    """Writes the part.
-
-    Args:
-        results: Folder of the records.
-        readme: File with the markers.
-    """
-    write(BLOCK, report(results), readme)
-    print(f"wrote the part `{BLOCK}` of {readme}")
+main = partial(write_report, BLOCK, report)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Reads `quantization.json` out of examples/results.
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from readme_blocks import README, write
+from readme_blocks import RESULTS, write_report
 
 
-RESULTS = Path(__file__).parent / "results"
 QUANTIZATION = RESULTS / "quantization.json"
 BLOCK = "quantization"
 # what 4 bits may cost
@@ -90,15 +90,7 @@ def report(results: Path = RESULTS) -> str:
     )
 
 
-def main(*, results: Path = RESULTS, readme: Path = README) -> None:
-    """Writes the part.
-
-    Args:
-        results: Folder of the record.
-        readme: File with the markers.
-    """
-    write(BLOCK, report(results), readme)
-    print(f"wrote the part `{BLOCK}` of {readme}")
+main = partial(write_report, BLOCK, report)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@
 <!-- efficiency: end -->
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -58,3 +60,16 @@ def write(name: str, content: str, path: Path = README) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     path.write_text(text, encoding="utf-8")
+
+
+def write_report(name: str, report: Callable[[Path], str], results: Path = RESULTS, readme: Path = README) -> None:
+    """Writes a part that is made of records, and says so.
+
+    Args:
+        name: Of the part.
+        report: Returns the part, from the folder of the records.
+        results: That folder.
+        readme: File with the markers.
+    """
+    write(name, report(results), readme)
+    print(f"wrote the part `{name}` of {readme}")
