@@ -19,6 +19,7 @@ MODEL_FILES = (
     "model*.safetensors",
     "model*.safetensors.index.json",
     "configuration_*.py",
+    "image_*_encdec_slm.py",
     "modeling_*.py",
     "pipeline_*.py",
     "processing_*.py",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from original_variants import contents
+from vision_tester import WITH_IMAGE_TOKEN, VisionTester, processor_of, with_image_token
 
 from encdec_slm.output_folder import output_folder
 
@@ -96,6 +97,18 @@ def test_overwriting_replaces_the_model_and_keeps_the_rest(occupied):
         "out/adapter_model.safetensors": "old",
         "out/.git/config": "old",
     }
+
+
+def test_nothing_stays_of_a_model_that_sees(tiny_tokenizer, tmp_path):
+    """All that a checkpoint holds counts as the model's, its code too."""
+    tester, path = VisionTester(**WITH_IMAGE_TOKEN), tmp_path / "out"
+    with output_folder(path) as folder:
+        tester.model().save_pretrained(folder)
+        processor_of(tester, with_image_token(tiny_tokenizer)).save_pretrained(folder)
+    assert {"image_reading_encdec_slm.py", "processor_config.json"} <= {str(name) for name in contents(path)}
+    with output_folder(path, overwrite=True) as folder:
+        write_model(folder)
+    assert {str(name) for name in contents(path)} == {"config.json", "model.safetensors"}
 
 
 def test_a_new_file_wins_over_one_that_would_stay(occupied):
