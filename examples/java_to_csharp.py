@@ -113,7 +113,7 @@ def train(translator: TranslatorArguments, args: DistillationArguments, student:
         callbacks=[TimedTraining(clock, seconds)],
     )
     trainer.train()
-    model.generation_config.max_length = args.max_target_length
+    model.generation_config.max_new_tokens = args.max_target_length
     trainer.save_model()
     record = {
         "label": student.label,

@@ -31,7 +31,7 @@ def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     framed = [bos, *tokenizer("abc", add_special_tokens=False).input_ids, eos]
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    assert model.generation_config.max_length == java_to_csharp.RECIPE["max_target_length"]
+    assert model.generation_config.max_new_tokens == java_to_csharp.RECIPE["max_target_length"]
     # a user of the folder asks as the training did, without knowing how
     tokens = model.generate(torch.tensor([framed]), max_new_tokens=4)
     answer = pipeline("text2text-generation", model=str(tmp_path))("abc", max_new_tokens=4)
