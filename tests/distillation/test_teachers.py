@@ -1,13 +1,11 @@
 """A teacher says the same whatever it is batched with, and whatever happens around it."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from foreign_models import SCALED, STUDENTS, TEACHERS, VOCAB_SIZE, bart, calling, llama, ours, student_inputs, t5
+from fresh_process import run_python
 from peft import LoraConfig, PeftModel, get_peft_model
 from teacher_tester import STRONG, TEXT, adapter, llama_again, read, row_of, some_inputs
 from transformers import BitNetQuantConfig, LlamaForCausalLM
@@ -185,11 +183,8 @@ class TestFingerprint:
             "from encdec_slm.distillation.teachers import teacher_fingerprint\n"
             f"print(teacher_fingerprint(load_teacher({str(copy)!r}, adapters={adapters!r})))"
         )
-        environment = {**os.environ, "PYTHONHASHSEED": "5"}
-        printed = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-        )
-        assert printed.stdout.strip() == found
+        printed = run_python("-c", program, cwd=tmp_path)
+        assert printed.stdout.strip() == found, printed.stderr
 
     def test_it_is_the_same_before_and_after_saving(self, checkpoint, tiny_tokenizer):
         loaded = teacher_fingerprint(load_teacher(checkpoint))
