@@ -63,13 +63,14 @@ results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (C
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
 
-TRANSLATOR := outputs/java_to_csharp
 TRANSLATION = --task codexglue_java_cs --data $(CODEXGLUE)/valid.java $(CODEXGLUE)/valid.cs
-results-translation: $(INSTALLED)  ## Train the best translator from Java to C# that an hour makes, and score it (CODEXGLUE=FOLDER)
-	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir $(TRANSLATOR)
-	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output $(TRANSLATOR)/copy
-	$(BIN)/encdec-slm evaluate $(TRANSLATOR) $(TRANSLATION) --output $(TRANSLATOR)/scores
-	$(BIN)/python examples/java_to_csharp_report.py $(TRANSLATOR)/copy $(TRANSLATOR)/scores
+TRANSLATORS := outputs/small_translator outputs/java_to_csharp
+results-translation: $(INSTALLED)  ## Train two translators from Java to C# for an hour each, and score them (CODEXGLUE=FOLDER)
+	$(BIN)/python examples/small_translator.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/small_translator
+	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/java_to_csharp
+	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output outputs/copy
+	set -e; for model in $(TRANSLATORS); do $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --output $$model/scores; done
+	$(BIN)/python examples/java_to_csharp_report.py outputs/copy $(TRANSLATORS:=/scores)
 
 results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (long)
 	$(BIN)/python examples/picture_budgets.py

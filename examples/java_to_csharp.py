@@ -20,25 +20,21 @@ training. Beside it `training.json` says what the time was enough for.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from data.smollm2 import smollm2
 from precision import bfloat16_is_faster
-from result_files import machine, write_json
-from start_from_decoder_only import Clock, pace
 from start_students import COMPARED, Student
 from tasks import begin_with_line_break, load_task
+from timed_training import Clock, TimedTraining, pace, write_record
 from tokenizers import processors
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
 from encdec_slm.adaptation import build_optimizer
 from encdec_slm.distillation import DistillationArguments, DistillationTrainer
 
 
 WHOLE: Student = COMPARED[0]
-TRAINING = "training.json"
 RECIPE = {
     "output_dir": "outputs/java_to_csharp",
     "alpha": 0.0,
@@ -64,22 +60,6 @@ class TranslatorArguments:
     minutes: float = field(default=60.0, metadata={"help": "How long the training takes, by the clock."})
     threads: int = field(default=2, metadata={"help": "CPU threads."})
     source: str = field(default="outputs/smollm2-135m-instruct", metadata={"help": "Decoder-only model folder."})
-
-
-class TimedTraining(TrainerCallback):
-    """Ends a training when its time is over; its clock starts with the first step."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self.clock = clock
-        self.seconds = seconds
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Starts the clock."""
-        self.clock.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Looks at it."""
-        control.should_training_stop = self.clock.seconds() >= self.seconds
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -115,16 +95,7 @@ def train(translator: TranslatorArguments, args: DistillationArguments, student:
     trainer.train()
     model.generation_config.max_new_tokens = args.max_target_length
     trainer.save_model()
-    record = {
-        "label": student.label,
-        "alpha": args.alpha,
-        "parameters": model.num_parameters(),
-        "minutes": round(clock.seconds() / 60, 1),
-        "pairs": trainer.state.global_step * args.train_batch_size * args.gradient_accumulation_steps,
-        "loss": trainer.state.log_history[-1]["train_loss"],
-        "machine": machine(args.device, translator.threads),
-    }
-    write_json(Path(args.output_dir) / TRAINING, record)
+    write_record(trainer, clock, translator.threads, label=student.label, alpha=args.alpha)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,10 +1,11 @@
-"""Writes what `java_to_csharp.py` has made into the README, between its markers `java_to_csharp`.
+"""Writes what the translators of `java_to_csharp.py` and `small_translator.py` can do into the README.
 
     make results-translation CODEXGLUE=FOLDER
-    python examples/java_to_csharp_report.py outputs/java_to_csharp/copy outputs/java_to_csharp/scores
+    python examples/java_to_csharp_report.py outputs/copy outputs/java_to_csharp/scores
 
-The arguments are output folders of `encdec-slm evaluate --task codexglue_java_cs`, of the translator and of any peers.
-What they hold is kept in examples/results, with what the training says of itself; without arguments that is read.
+The arguments are output folders of `encdec-slm evaluate --task codexglue_java_cs`. Where one lies in the folder of a
+model that says what its training was (`training.json`), so does the table. All of it is kept in examples/results;
+without arguments that is read.
 """
 
 import argparse
@@ -13,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from java_to_csharp import RECIPE, TRAINING
 from readme_blocks import README, write
 from result_files import write_json
+from timed_training import TRAINING
 
 
 RESULTS = Path(__file__).parent / "results" / "java_to_csharp.json"
-TRAINED = Path(RECIPE["output_dir"])
 BLOCK = "java_to_csharp"
 METRICS = ("bleu", "exact_match")
 # Java to C#, BLEU and exact match: the table of CodeXGLUE's repository, and CodeT5's paper for its own (rounded)
@@ -33,12 +33,11 @@ PUBLISHED = (
 )
 
 
-def collect(folders: Sequence[Path], trained: Path) -> dict[str, Any]:
-    """What evaluations and the training say.
+def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What evaluations say, each with what the training of its model says, or nothing.
 
     Args:
         folders: Outputs of `encdec-slm evaluate`.
-        trained: The translator's.
 
     Raises:
         ValueError: If one of the folders does not have what is expected of it.
@@ -50,11 +49,10 @@ def collect(folders: Sequence[Path], trained: Path) -> dict[str, Any]:
         (record,) = json.loads(path.read_text(encoding="utf-8"))
         if missing := set(METRICS) - scores(record).keys():
             raise ValueError(f"{path} has no {', '.join(sorted(missing))}: use `--task codexglue_java_cs`")
-        records.append(record)
-    path = trained / TRAINING
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: run java_to_csharp.py first")
-    return {"training": json.loads(path.read_text(encoding="utf-8")), "evaluations": records}
+        training = path.parents[1] / TRAINING
+        said = json.loads(training.read_text(encoding="utf-8")) if training.exists() else None
+        records.append(record | {"training": said})
+    return records
 
 
 def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,26 +60,30 @@ def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {metric["type"]: metric for metric in record["metrics"]}
 
 
-def report(results: dict[str, Any]) -> str:
+def report(records: Sequence[dict[str, Any]]) -> str:
     """The part of the README."""
-    training, records = results["training"], results["evaluations"]
-    objective = "labels alone" if not training["alpha"] else f"labels and a teacher (alpha {training['alpha']})"
     lines = [
-        f"`make results-translation CODEXGLUE=FOLDER`: {training['minutes']:.0f} minutes of training by the clock, "
-        f"{training['pairs']:,} pairs of 10,295, {objective}; {training['parameters']:,} parameters "
-        f"({training['machine']}). {records[0]['examples']} pairs for validation, greedy; in parentheses 95 % of the "
-        "bootstrap:",
+        f"`make results-translation CODEXGLUE=FOLDER`: {records[0]['examples']} pairs for validation, greedy; in "
+        "parentheses 95 % of the bootstrap. Pairs are those of the training, of which there are 10,295.",
         "",
-        "| | BLEU | exact match, % |",
-        "|---|---:|---:|",
+        "| | parameters | minutes | pairs | BLEU | exact match, % |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for record in records:
-        found = scores(record)
+        found, training = scores(record), record["training"]
         cells = [
             "{value:.2f} ({0:.2f} to {1:.2f})".format(*metric["args"]["confidence_interval_95"], value=metric["value"])
             for metric in (found[name] for name in METRICS)
         ]
-        lines.append(f"| {record['model']} | {' | '.join(cells)} |")
+        if training is None:
+            lines.append(f"| {record['model']} | - | - | - | {' | '.join(cells)} |")
+        else:
+            lines.append(
+                f"| {training['label']} | {training['parameters']:,} | {training['minutes']:.0f} | "
+                f"{training['pairs']:,} | {' | '.join(cells)} |"
+            )
+    machines = dict.fromkeys(record["training"]["machine"] for record in records if record["training"])
+    lines += ["", f"Trained by the clock on: {'; '.join(machines)}."]
     lines += [
         "",
         "Published, on the test split, which is another:",
@@ -101,12 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description="Write the scores of the translator into the README.")
     parser.add_argument("folders", nargs="*", type=Path, help="outputs of `encdec-slm evaluate`")
-    parser.add_argument("--trained", type=Path, default=TRAINED, help="folder of the translator")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the record")
     parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
     arguments = parser.parse_args(argv)
     if arguments.folders:
-        write_json(arguments.results, collect(arguments.folders, arguments.trained))
+        write_json(arguments.results, collect(arguments.folders))
     write(BLOCK, report(json.loads(arguments.results.read_text(encoding="utf-8"))), arguments.readme)
     print(f"wrote the part `{BLOCK}` of {arguments.readme}")
 

@@ -32,7 +32,7 @@ from scoring import answer, loss_per_token
 from start_adaptation import adapt
 from start_students import COMPARED, STUDENTS, Student
 from tasks import Task, load_task
-from torch.optim.lr_scheduler import LambdaLR
+from timed_training import Clock, pace
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
@@ -107,41 +107,6 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         return {"input_ids": input_ids, "labels": labels, "length": lengths}
 
     return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
-
-
-class Clock:
-    """Seconds of training: those between `start` and `stop`."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now = now
-        self.spent = 0.0
-        self.since: float | None = None
-
-    def start(self) -> None:
-        """Goes on."""
-        self.since = self.now()
-
-    def stop(self) -> float:
-        """Stands still; returns the seconds so far."""
-        if self.since is not None:
-            self.spent += self.now() - self.since
-        self.since = None
-        return self.spent
-
-    def seconds(self) -> float:
-        """The seconds so far."""
-        return self.spent + (0.0 if self.since is None else self.now() - self.since)
-
-
-def pace(optimizer: torch.optim.Optimizer, clock: Clock, end: float, warmup_steps: int) -> LambdaLR:
-    """A learning rate that rises over the first steps, and falls to zero as the clock comes to `end`, in seconds."""
-    begin = clock.seconds()
-
-    def share(step: int) -> float:
-        left = (end - clock.seconds()) / (end - begin)
-        return min(1.0, (step + 1) / warmup_steps) * max(0.0, left)
-
-    return LambdaLR(optimizer, share)
 
 
 class Budget(TrainerCallback):

@@ -9,6 +9,7 @@ from datasets import Dataset
 from scoring import bleu
 from start_students import Student
 from tasks import Task
+from timed_training import TRAINING
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from encdec_slm.distillation.rows import RowEncoder
@@ -36,7 +37,7 @@ def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
     tokens = model.generate(torch.tensor([framed]), max_new_tokens=4)
     answer = pipeline("text2text-generation", model=str(tmp_path))("abc", max_new_tokens=4)
     assert answer == [{"generated_text": tokenizer.decode(tokens[0], skip_special_tokens=True)}]
-    record = json.loads((tmp_path / java_to_csharp.TRAINING).read_text())
+    record = json.loads((tmp_path / TRAINING).read_text())
     assert record["parameters"] == model.num_parameters()
     assert record["pairs"] % 8 == 0 < record["pairs"]
 

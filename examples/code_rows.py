@@ -1,0 +1,146 @@
+"""In which order pairs of code are learned from, and under which names."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from code_tokenizer import PART_OF_A_NAME
+from torch.utils.data import IterableDataset
+
+
+Pair = tuple[str, str]
+
+
+class Renaming:
+    """Pairs in which parts of names are other words, the same on both sides.
+
+    What a name is made of matters little to a translation, but that it comes back does. Of ten thousand pairs a small
+    model learns the names by heart; where any word may stand in any place, copying is what there is to learn.
+
+    Args:
+        pairs: The training's.
+        kept: How many of the most frequent words are never changed: those of the languages and their libraries.
+        share: Of the other words of a pair, how many are changed.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], kept: int = 80, share: float = 0.5) -> None:
+        words = Counter(word for pair in pairs for text in pair for word in words_of(text))
+        self.kept = {word for word, _ in words.most_common(kept)}
+        self.share = share
+        self.others = sorted(word for word in words if self._may_change(word))
+
+    def __call__(self, pair: Pair, chance: random.Random) -> Pair:
+        """Returns a pair with other names.
+
+        Args:
+            pair: Source and target.
+            chance: What draws them.
+        """
+        source, target = pair
+        # sorted, since a set has another order in another process
+        both = sorted(word for word in words_of(source) & words_of(target) if self._may_change(word))
+        changes = {word: chance.choice(self.others) for word in both if chance.random() < self.share}
+
+        def change(match: re.Match[str]) -> str:
+            word = match.group()
+            other = changes.get(word.lower())
+            return word if other is None else written_as(word, other)
+
+        return PART_OF_A_NAME.sub(change, source), PART_OF_A_NAME.sub(change, target)
+
+    def _may_change(self, word: str) -> bool:
+        return len(word) > 2 and word not in self.kept
+
+
+def words_of(text: str) -> set[str]:
+    """The parts of the names in a text, in small letters."""
+    return {part.lower() for part in PART_OF_A_NAME.findall(text)}
+
+
+def written_as(model: str, word: str) -> str:
+    """A word in small letters with the capitals of another.
+
+    Example:
+        >>> written_as("Item", "node"), written_as("ITEM", "node"), written_as("item", "node")
+        ('Node', 'NODE', 'node')
+    """
+    if model.isupper() and len(model) > 1:
+        return word.upper()
+    return word.capitalize() if model[0].isupper() else word
+
+
+class ShortFirst(IterableDataset[dict[str, Any]]):
+    """Encoded pairs without end, in groups of like length; at the beginning of the training the short ones alone.
+
+    In a short pair there is little to find the right place among, and a step takes little time.
+
+    Args:
+        pairs: Sources and targets.
+        encode: Makes rows of pairs, with `input_ids` and `labels`.
+        progress: Says which share of the training is over, from 0 to 1.
+        renaming: What changes the names of one pair in two, if anything does.
+        group: Rows in a group: those of a batch.
+        shortest: How many tokens a pair may have at first.
+        longest: How many from `all_from` on.
+        all_from: A share of the training.
+        seed: Of all that is drawn.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        encode: Callable[[Sequence[Pair]], list[dict[str, Any]]],
+        progress: Callable[[], float],
+        *,
+        renaming: Renaming | None = None,
+        group: int = 8,
+        shortest: int = 90,
+        longest: int = 512,
+        all_from: float = 0.6,
+        seed: int = 0,
+    ) -> None:
+        self.pairs = pairs
+        self.encode = encode
+        self.progress = progress
+        self.renaming = renaming
+        self.group = group
+        self.shortest, self.longest, self.all_from = shortest, longest, all_from
+        self.seed = seed
+
+    def limit(self) -> float:
+        """How many tokens a pair may have now."""
+        return self.shortest + (self.longest - self.shortest) * min(1.0, self.progress() / self.all_from)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yields rows, group by group."""
+        chance = random.Random(self.seed)
+        while True:
+            order = chance.sample(range(len(self.pairs)), len(self.pairs))
+            # of so many the groups are made, and the limit is that of the moment
+            many = 64 * self.group
+            for start in range(0, len(order), many):
+                pairs = [self._renamed(self.pairs[place], chance) for place in order[start : start + many]]
+                yield from self._grouped(self.encode(pairs), chance)
+
+    def _renamed(self, pair: Pair, chance: random.Random) -> Pair:
+        if self.renaming is None or chance.random() < 0.5:
+            return pair
+        return self.renaming(pair, chance)
+
+    def _grouped(self, rows: Sequence[dict[str, Any]], chance: random.Random) -> Iterator[dict[str, Any]]:
+        limit = self.limit()
+        # a little by chance, so that the same rows do not meet in each round
+        drawn = [(length(row) + 10 * chance.random(), row) for row in rows if length(row) <= limit]
+        by_length = [row for _, row in sorted(drawn, key=lambda of_row: of_row[0])]
+        whole = len(by_length) // self.group * self.group
+        groups = [by_length[start : start + self.group] for start in range(0, whole, self.group)]
+        chance.shuffle(groups)
+        for group in groups:
+            yield from group
+
+
+def length(row: dict[str, Any]) -> int:
+    """The tokens of a row, of both sides."""
+    return len(row["input_ids"]) + len(row["labels"])

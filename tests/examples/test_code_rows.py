@@ -1,0 +1,88 @@
+"""Other names in pairs of code, and short pairs first."""
+
+import random
+from itertools import islice
+
+import pytest
+from code_rows import Renaming, ShortFirst, length, words_of
+
+
+PAIRS = [
+    ("int getItem() {return item;}", "int GetItem(){return item;}"),
+    ("int getNode(int MAX) {return node;}", "int GetNode(int MAX){return node;}"),
+    ("void close() {stream.shut();}", "void Close(){stream.Shut();}"),
+]
+
+
+@pytest.fixture
+def renaming():
+    # `int`, `get` and `return`
+    return Renaming(PAIRS, kept=3, share=1.0)
+
+
+def encode(pairs):
+    return [{"input_ids": [0] * len(source), "labels": [0] * len(target)} for source, target in pairs]
+
+
+def rows(pairs=tuple(("a" * n, "b" * n) for n in range(1, 65)), progress=lambda: 1.0, **options):
+    return ShortFirst(pairs, encode, progress, group=4, shortest=20, longest=128, all_from=0.5, **options)
+
+
+def test_names_are_others_and_the_same_on_both_sides(renaming):
+    source, target = renaming(PAIRS[0], random.Random(0))
+    assert "item" not in words_of(source) | words_of(target)
+    (word,) = words_of(source) - {"int", "get", "return"}
+    assert source == f"int get{word.capitalize()}() {{return {word};}}"
+    assert target == f"int Get{word.capitalize()}(){{return {word};}}"
+
+
+def test_capitals_stay(renaming):
+    source, target = renaming(PAIRS[1], random.Random(0))
+    word = source.split("int ")[2].split(")")[0]
+    assert word.isupper()
+    assert f"int {word})" in target
+
+
+def test_what_only_one_side_says_stays(renaming):
+    source, target = renaming(("void left(a b)", "void right(a b)"), random.Random(0))
+    assert "left" in source
+    assert "right" in target
+
+
+def test_nothing_changes_without_a_share():
+    assert Renaming(PAIRS, kept=0, share=0.0)(PAIRS[0], random.Random(0)) == PAIRS[0]
+
+
+def test_short_pairs_come_first_and_all_in_time():
+    done = 0.0
+    examples = iter(rows(progress=lambda: done))
+    assert max(length(row) for row in islice(examples, 40)) <= 20
+    done = 0.5
+    assert max(length(row) for row in islice(examples, 200)) == 128
+
+
+def test_a_batch_is_of_like_length():
+    examples = list(islice(iter(rows()), 64))
+    for start in range(0, 64, 4):
+        lengths = [length(row) for row in examples[start : start + 4]]
+        # up to ten tokens by chance, besides those of three neighbours
+        assert max(lengths) - min(lengths) <= 20
+    assert sorted(length(row) for row in examples) == list(range(2, 129, 2))
+
+
+def test_the_order_depends_on_the_seed_alone():
+    first, again, other = ([length(row) for row in islice(iter(rows(seed=s)), 64)] for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_one_pair_in_two_is_renamed():
+    pairs = [("aaa", "bbb")] * 1_000
+    seen = []
+
+    def keep(pairs):
+        seen.extend(pairs)
+        return encode(pairs)
+
+    dataset = ShortFirst(pairs, keep, lambda: 1.0, renaming=lambda pair, _: ("x", "y"), group=4)
+    list(islice(iter(dataset), 1_000))
+    assert 400 < seen[:1_000].count(("x", "y")) < 600
