@@ -86,6 +86,9 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         longest: How many from `all_from` on.
         all_from: A share of the training.
         seed: Of all that is drawn.
+
+    Raises:
+        ValueError: If there are fewer pairs than a group has.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         all_from: float = 0.6,
         seed: int = 0,
     ) -> None:
+        if len(pairs) < group:
+            raise ValueError(f"{len(pairs)} pairs are no group of {group}: give more pairs, or smaller batches")
         self.pairs = pairs
         self.encode = encode
         self.progress = progress

@@ -5,9 +5,9 @@ r"""A translator from Java to C# of 3.7M parameters, from random weights, in an 
     encdec-slm evaluate outputs/small_translator --task codexglue_java_cs --output outputs/small_translator/scores \
       --data FOLDER/valid.java FOLDER/valid.cs
 
-`java_to_csharp.py` starts from a language model, whose 214M parameters see a third of the pairs in an hour of two
-slow cores. This one sees them ten times. It has a vocabulary of the parts of names (`code_tokenizer.py`), and it
-learns to copy before all else (`code_rows.py`): short pairs come first, and in one pair of two the names are others.
+`java_to_csharp.py` starts from a language model of 214M parameters, which slow cores show a part of the pairs in an
+hour; this one sees a pair in a fraction of that time. It has a vocabulary of the parts of names (`code_tokenizer.py`),
+and is made to copy (`code_rows.py`): short pairs come first, and in one pair of two the names are others.
 The trainer is the library's.
 """
 

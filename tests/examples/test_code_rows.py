@@ -86,3 +86,8 @@ def test_one_pair_in_two_is_renamed():
     dataset = ShortFirst(pairs, keep, lambda: 1.0, renaming=lambda pair, _: ("x", "y"), group=4)
     list(islice(iter(dataset), 1_000))
     assert 400 < seen[:1_000].count(("x", "y")) < 600
+
+
+def test_too_few_pairs_are_refused():
+    with pytest.raises(ValueError, match="3 pairs are no group of 4"):
+        rows(pairs=PAIRS)
