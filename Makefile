@@ -64,9 +64,12 @@ results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (C
 	$(BIN)/python examples/distillation_results_report.py
 
 TRANSLATION = --task codexglue_java_cs --data $(CODEXGLUE)/valid.java $(CODEXGLUE)/valid.cs
+# of the small translator's training: one a core, or one a GPU
+PROCESSES ?= 2
 TRANSLATORS := outputs/small_translator outputs/java_to_csharp
 results-translation: $(INSTALLED)  ## Train two translators from Java to C# for an hour each, and score them (CODEXGLUE=FOLDER)
-	$(BIN)/python examples/small_translator.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/small_translator
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCESSES) examples/small_translator.py --data_dir $(CODEXGLUE) \
+	  --minutes 60 --output_dir outputs/small_translator
 	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/java_to_csharp
 	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output outputs/copy
 	set -e; for model in $(TRANSLATORS); do $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --output $$model/scores; done

@@ -1,4 +1,4 @@
-"""In which order pairs of code are learned from, and under which names."""
+"""What a translator of code learns from: copies, then pairs, in which order and under which names."""
 
 import random
 import re
@@ -71,6 +71,54 @@ def written_as(model: str, word: str) -> str:
     return word.capitalize() if model[0].isupper() else word
 
 
+class Copies(IterableDataset[dict[str, Any]]):
+    """Encoded rows of random tokens to be written as they are read, in groups of one length, short ones first.
+
+    To copy, a decoder has to find the token after the one it has just written among those that were read. Of pairs of
+    code that is learned late, since much of a target can be guessed from its beginning; here nothing else helps.
+
+    Args:
+        tokens: Token ids to draw from.
+        end: The token id after the last.
+        progress: Says which share of the training is over, from 0 to 1.
+        until: The share of the training at which they end.
+        group: Rows in a group: those of a batch.
+        shortest: Fewest tokens of a row.
+        longest: Most tokens of a row, at first and at last.
+        seed: Of all that is drawn.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        end: int,
+        progress: Callable[[], float],
+        *,
+        until: float = 0.15,
+        group: int = 8,
+        shortest: int = 4,
+        longest: tuple[int, int] = (10, 40),
+        seed: int = 0,
+    ) -> None:
+        self.tokens = tokens
+        self.end = end
+        self.progress = progress
+        self.until = until
+        self.group = group
+        self.shortest, self.longest = shortest, longest
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yields rows, group by group."""
+        chance = random.Random(self.seed)
+        first, last = self.longest
+        while (done := self.progress()) < self.until:
+            many = chance.randint(self.shortest, int(first + (last - first) * done / self.until))
+            for _ in range(self.group):
+                row = [*chance.choices(self.tokens, k=many), self.end]
+                yield {"input_ids": row, "labels": row}
+
+
 class ShortFirst(IterableDataset[dict[str, Any]]):
     """Encoded pairs without end, in groups of like length; at the beginning of the training the short ones alone.
 
@@ -86,6 +134,9 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         longest: How many from `all_from` on.
         all_from: A share of the training.
         seed: Of all that is drawn.
+
+    Attributes:
+        given: How many pairs were drawn so far.
 
     Raises:
         ValueError: If there are fewer pairs than a group has.
@@ -113,6 +164,7 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         self.group = group
         self.shortest, self.longest, self.all_from = shortest, longest, all_from
         self.seed = seed
+        self.given = 0
 
     def limit(self) -> float:
         """How many tokens a pair may have now."""
@@ -143,6 +195,7 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         groups = [by_length[start : start + self.group] for start in range(0, whole, self.group)]
         chance.shuffle(groups)
         for group in groups:
+            self.given += len(group)
             yield from group
 
 

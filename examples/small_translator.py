@@ -1,27 +1,29 @@
 r"""A translator from Java to C# of 3.7M parameters, from random weights, in an hour.
 
     pip install -e '.[examples,evaluation]'
-    python examples/small_translator.py --data_dir FOLDER --minutes 60
+    torchrun --nproc_per_node 2 examples/small_translator.py --data_dir FOLDER --minutes 60
     encdec-slm evaluate outputs/small_translator --task codexglue_java_cs --output outputs/small_translator/scores \
       --data FOLDER/valid.java FOLDER/valid.cs
 
 `java_to_csharp.py` starts from a language model of 214M parameters, which slow cores show a part of the pairs in an
 hour; this one sees a pair in a fraction of that time. It has a vocabulary of the parts of names (`code_tokenizer.py`),
-and is made to copy (`code_rows.py`): short pairs come first, and in one pair of two the names are others.
-The trainer is the library's.
+and is made to copy (`code_rows.py`): first it writes random tokens as it reads them, then come pairs, the short ones
+first, and in one of two the names are others. The trainer is the library's.
+
+On a CPU a process of one thread for each core is faster than one process of several threads: so small are the steps.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from code_rows import Pair, Renaming, ShortFirst
+from code_rows import Copies, Pair, Renaming, ShortFirst
 from code_tokenizer import train_tokenizer
 from precision import bfloat16_is_faster
 from tasks import load_task
-from timed_training import Clock, TimedTraining, pace, write_record
+from timed_training import Clock, TimedTraining, first_process_time, pace, write_record
+from torch.utils.data import ChainDataset
 from transformers import (
     DataCollatorForSeq2Seq,
     HfArgumentParser,
@@ -49,6 +51,9 @@ RECIPE = {
     "save_strategy": "no",
     "report_to": "none",
     "dataloader_pin_memory": False,
+    # each process draws the same rows and takes its part
+    "accelerator_config": {"dispatch_batches": False},
+    "ddp_find_unused_parameters": False,
 }
 
 
@@ -58,7 +63,7 @@ class SmallTranslatorArguments:
 
     data_dir: str = field(metadata={"help": "Folder of the CodeXGLUE files; see examples/data/codexglue.py."})
     minutes: float = field(default=60.0, metadata={"help": "How long the training takes, by the clock."})
-    threads: int = field(default=2, metadata={"help": "CPU threads."})
+    threads: int = field(default=1, metadata={"help": "CPU threads of a process."})
     hidden_size: int = field(default=192, metadata={"help": "Width of both halves, a multiple of 32."})
     encoder_layers: int = field(default=4, metadata={"help": "Layers of the encoder."})
     decoder_layers: int = field(default=2, metadata={"help": "Layers of the decoder."})
@@ -109,19 +114,19 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
 
     set_seed(args.seed)
     model = build_model(translator, tokenizer)
-    clock, seconds = Clock(time.monotonic), 60 * translator.minutes
+    clock, seconds = Clock(first_process_time), 60 * translator.minutes
+    drawn = {
+        "progress": lambda: clock.seconds() / seconds,
+        "group": args.train_batch_size * args.world_size,
+        "seed": args.seed,
+    }
+    tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    short_first = ShortFirst(pairs, encode, renaming=Renaming(pairs), **drawn)
     optimizer = build_optimizer(model, args, {})
     trainer = Seq2SeqTrainer(
         model=model,
         args=args,
-        train_dataset=ShortFirst(
-            pairs,
-            encode,
-            progress=lambda: clock.seconds() / seconds,
-            renaming=Renaming(pairs),
-            group=args.train_batch_size,
-            seed=args.seed,
-        ),
+        train_dataset=ChainDataset([Copies(tokens, tokenizer.eos_token_id, **drawn), short_first]),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
         optimizers=(optimizer, pace(optimizer, clock, seconds, WARMUP_STEPS)),
@@ -129,7 +134,7 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
     )
     trainer.train()
     trainer.save_model()
-    write_record(trainer, clock, translator.threads, label="from random weights")
+    write_record(trainer, clock, translator.threads, label="from random weights", pairs=short_first.given)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

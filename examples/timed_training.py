@@ -1,5 +1,6 @@
 """Trainings that a clock ends, and not a number of steps."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,17 @@ from transformers import Trainer, TrainerCallback
 
 
 TRAINING = "training.json"
+
+
+def first_process_time() -> float:
+    """The seconds of a clock that all processes of a training share: the first one's.
+
+    Each process has to ask as often as the others do.
+    """
+    now = torch.tensor(time.monotonic(), dtype=torch.float64)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(now, 0)
+    return now.item()
 
 
 class Clock:
@@ -68,18 +80,20 @@ def write_record(trainer: Trainer, clock: Clock, threads: int, **said: Any) -> N
     """Writes beside a trained model, as `training.json`, what its time was enough for.
 
     Args:
-        trainer: After the training; its steps are of as many pairs as a batch has rows.
+        trainer: After the training; each row of its batches is a pair, unless another number of `pairs` is said.
         clock: The training's.
-        threads: CPU threads.
-        **said: What is to be said besides.
+        threads: CPU threads of a process.
+        **said: What is to be said besides, or instead.
     """
     args = trainer.args
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     record = {
-        **said,
         "parameters": trainer.model.num_parameters(),
         "minutes": round(clock.seconds() / 60, 1),
-        "pairs": trainer.state.global_step * args.train_batch_size * args.gradient_accumulation_steps,
+        "pairs": trainer.state.global_step * rows,
         "loss": trainer.state.log_history[-1]["train_loss"],
-        "machine": machine(args.device, threads),
+        "machine": machine(args.device, threads * args.world_size),
+        **said,
     }
-    write_json(Path(args.output_dir) / TRAINING, record)
+    if trainer.is_world_process_zero():
+        write_json(Path(args.output_dir) / TRAINING, record)

@@ -1,10 +1,10 @@
-"""Other names in pairs of code, and short pairs first."""
+"""Copies, other names in pairs of code, and short pairs first."""
 
 import random
 from itertools import islice
 
 import pytest
-from code_rows import Renaming, ShortFirst, length, words_of
+from code_rows import Copies, Renaming, ShortFirst, length, words_of
 
 
 PAIRS = [
@@ -53,6 +53,26 @@ def test_nothing_changes_without_a_share():
     assert Renaming(PAIRS, kept=0, share=0.0)(PAIRS[0], random.Random(0)) == PAIRS[0]
 
 
+def test_copies_are_written_as_they_are_read_and_come_in_groups_of_one_length():
+    # at each group a hundredth of the training is over
+    done = iter(range(100))
+    examples = list(Copies([5, 6], 2, lambda: next(done) / 100, until=0.5, group=4, longest=(6, 20)))
+    assert len(examples) == 4 * 50
+    assert all(row["input_ids"] == row["labels"] for row in examples)
+    assert all(set(row["labels"][:-1]) <= {5, 6} and row["labels"][-1] == 2 for row in examples)
+    lengths = [len(row["labels"]) - 1 for row in examples]
+    assert all(len(set(lengths[start : start + 4])) == 1 for start in range(0, 200, 4))
+    # short ones first
+    assert min(lengths) >= 4
+    assert max(lengths[:16]) <= 7
+    assert max(lengths) > 12
+
+
+def test_copies_depend_on_the_seed_alone():
+    first, again, other = (list(islice(iter(Copies(range(9), 9, lambda: 0.0, seed=s)), 32)) for s in (0, 0, 1))
+    assert first == again != other
+
+
 def test_short_pairs_come_first_and_all_in_time():
     done = 0.0
     examples = iter(rows(progress=lambda: done))
@@ -85,6 +105,7 @@ def test_one_pair_in_two_is_renamed():
 
     dataset = ShortFirst(pairs, keep, lambda: 1.0, renaming=lambda pair, _: ("x", "y"), group=4)
     list(islice(iter(dataset), 1_000))
+    assert dataset.given == 1_000
     assert 400 < seen[:1_000].count(("x", "y")) < 600
 
 

@@ -1,7 +1,11 @@
 """The small translator from end to end: what is saved is an ordinary checkpoint."""
 
 import json
+import os
+import subprocess
+import sys
 
+import pytest
 import small_translator
 from datasets import Dataset
 from scoring import bleu
@@ -30,3 +34,18 @@ def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
     assert record["label"] == "from random weights"
     assert record["pairs"] % 8 == 0 < record["pairs"]
     assert record["minutes"] >= 0.05
+
+
+@pytest.mark.slow
+def test_two_processes_end_at_one_time(tmp_path):
+    # were the end not agreed upon, one would wait for the other until the time is out
+    for kind in ("train", "valid"):
+        for language, target in (("java", "int a() {}"), ("cs", "int A(){}")):
+            (tmp_path / f"{kind}.{language}").write_text(f"{target}\n" * 600)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [small_translator.__file__, "--data_dir", str(tmp_path), *OPTIONS, *SIZE, "--output_dir", str(tmp_path)]
+    subprocess.run([*command, *script], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=True)
+    record = json.loads((tmp_path / TRAINING).read_text())
+    # rows of two processes
+    assert record["pairs"] % 16 == 0 < record["pairs"]
+    assert "2 thread(s)" in record["machine"]
