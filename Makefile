@@ -140,11 +140,14 @@ format: $(INSTALLED)  ## Fix style
 
 BENCH := $(BIN)/encdec-slm benchmark
 RESULTS := examples/results
+OF_THE_TWO := $(BENCH) encoder-decoder decoder-only --repeats 3
 bench: $(INSTALLED)  ## Compare efficiency with decoder-only models, T5 and T5Gemma (a quiet machine, an hour or two)
-	$(BENCH) --dtype $(or $(DTYPES),float32 bfloat16) --output $(RESULTS)/efficiency.json
-	$(BENCH) encoder-decoder decoder-only --uncached --new-tokens 16 --repeats 3 --output $(RESULTS)/efficiency_uncached.json
-	$(BENCH) encoder-decoder decoder-only --input-length 512 1024 2048 4096 8192 --new-tokens 32 --repeats 3 \
-	  --output $(RESULTS)/efficiency_lengths.json
+	$(BENCH) encoder-decoder decoder-only t5 --repeats 3 --output $(RESULTS)/efficiency.json
+	$(BENCH) encoder-decoder decoder-only t5gemma --repeats 3 --dtype $(or $(DTYPES),float32 bfloat16) --new-tokens 32 \
+	  --output $(RESULTS)/efficiency_dtypes.json
+	$(OF_THE_TWO) --uncached --new-tokens 16 --output $(RESULTS)/efficiency_uncached.json
+	$(OF_THE_TWO) --batch-size 1 2 4 --new-tokens 32 --output $(RESULTS)/efficiency_batches.json
+	$(OF_THE_TWO) --input-length 512 1024 2048 4096 8192 --new-tokens 32 --output $(RESULTS)/efficiency_lengths.json
 	$(BIN)/python examples/efficiency_report.py
 	$(BIN)/python model_cards/render.py
 

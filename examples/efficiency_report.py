@@ -3,18 +3,27 @@
     make bench
     python examples/efficiency_report.py
 
-Reads `efficiency.json` out of examples/results, and `efficiency_lengths.json` and `efficiency_uncached.json` if they
-are there: the comparison at one length, over lengths, and of models without a cache.
+Reads `efficiency.json` out of examples/results, the comparison at one length, and, as far as they are there, those of
+`FURTHER`: other precisions and a T5Gemma, no cache, over batch sizes and over input lengths.
 """
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from readme_blocks import RESULTS, write_report
 
-from encdec_slm.benchmarks.efficiency_tables import busy, lengths_table, limit_table, measured_table, runs_from, title
+from encdec_slm.benchmarks.efficiency_tables import (
+    Run,
+    busy,
+    lengths_table,
+    limit_table,
+    measured_table,
+    runs_from,
+    title,
+)
 
 
 BLOCK = "efficiency"
@@ -33,6 +42,25 @@ The paper's own figures, at 330M parameters, are quoted for comparison; its devi
 published. Its decoder-only model takes 149 ms for the first token and 103 ms (1 / 9.7 s) for each after it on one GPU,
 as if it read the whole input again for each: it seems to have had no cache. Ours has one, which is what anybody would
 use, so that less is to be gained."""
+
+
+def measured(runs: Sequence[Run]) -> str:
+    """The table of each input."""
+    return "\n\n".join(f"{title(run)}\n\n{measured_table(run)}" for run in runs)
+
+
+# record, what it is of, its table, and its picture if it has one
+FURTHER = (
+    ("efficiency_dtypes", "Beside a T5Gemma, and in bfloat16", measured, None),
+    ("efficiency_uncached", "Without a cache, as the paper's baseline seems to have been", measured, None),
+    ("efficiency_batches", "Over batch sizes", lengths_table, None),
+    (
+        "efficiency_lengths",
+        "Over input lengths, the paper's Figure 1",
+        lengths_table,
+        "![Seconds by input length](examples/results/efficiency_lengths_by_length.png)",
+    ),
+)
 
 
 def paper_table() -> str:
@@ -73,16 +101,12 @@ def report(results: Path = RESULTS) -> str:
         parts += [title(run), *filter(None, [busy(run)]), measured_table(run), limit_table(run)]
     parts.append("![First token and tokens per second](examples/results/efficiency.png)")
     parts += [ON_THE_PAPER, paper_table()]
-    uncached = results / "efficiency_uncached.json"
-    if uncached.exists():
-        record = read(uncached)
-        parts += [f"Without a cache, as the paper's baseline seems to have been: {source(record)}"]
-        parts += [f"{title(run)}\n\n{measured_table(run)}" for run in runs_from(record)]
-    lengths = results / "efficiency_lengths.json"
-    if lengths.exists():
-        record = read(lengths)
-        parts += [f"Over input lengths, the paper's Figure 1: {source(record)}", lengths_table(runs_from(record))]
-        parts.append("![Seconds by input length](examples/results/efficiency_lengths_by_length.png)")
+    for name, subject, table, picture in FURTHER:
+        path = results / f"{name}.json"
+        if path.exists():
+            record = read(path)
+            parts += [f"{subject}: {source(record)}", table(runs_from(record))]
+            parts += [picture] if picture else []
     return "\n\n".join(parts)
 
 

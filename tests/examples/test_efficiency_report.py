@@ -69,10 +69,13 @@ def test_the_part_is_replaced_and_the_rest_stays(tmp_path):
     readme.write_text(f"before\n\n{begin}\nfrom before\n{end}\n\nafter\n")
     with pytest.raises(ValueError, match="run `make bench` first"):
         efficiency_report.main(results=tmp_path, readme=readme)
-    for name in ("efficiency", "efficiency_uncached", "efficiency_lengths"):
+    names = ["efficiency", *(name for name, *_ in efficiency_report.FURTHER)]
+    for name in names:
         (tmp_path / f"{name}.json").write_text(json.dumps(record(512)))
     efficiency_report.main(results=tmp_path, readme=readme)
     written = readme.read_text()
+    assert written.count("`encdec-slm benchmark`: P, 1 thread(s), torch 2") == len(names)
+    assert "\n\nOver batch sizes: `encdec-slm benchmark`" in written
     assert written.startswith(f"before\n\n{begin}\n")
     assert written.endswith(f"\n{end}\n\nafter\n")
     assert "from before" not in written
