@@ -8,6 +8,7 @@ from typing import Any
 
 from code_tokenizer import PART_OF_A_NAME
 from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 
 Pair = tuple[str, str]
@@ -79,7 +80,7 @@ class Copies(IterableDataset[dict[str, Any]]):
 
     Args:
         tokens: Token ids to draw from.
-        end: The token id after the last.
+        encode: Makes a row of the drawn ones, with `input_ids` and `labels`.
         progress: Says which share of the training is over, from 0 to 1.
         until: The share of the training at which they end.
         group: Rows in a group: those of a batch.
@@ -91,7 +92,7 @@ class Copies(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         tokens: Sequence[int],
-        end: int,
+        encode: Callable[[list[int]], dict[str, Any]],
         progress: Callable[[], float],
         *,
         until: float = 0.15,
@@ -101,7 +102,7 @@ class Copies(IterableDataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.tokens = tokens
-        self.end = end
+        self.encode = encode
         self.progress = progress
         self.until = until
         self.group = group
@@ -115,8 +116,12 @@ class Copies(IterableDataset[dict[str, Any]]):
         while (done := self.progress()) < self.until:
             many = chance.randint(self.shortest, int(first + (last - first) * done / self.until))
             for _ in range(self.group):
-                row = [*chance.choices(self.tokens, k=many), self.end]
-                yield {"input_ids": row, "labels": row}
+                yield self.encode(chance.choices(self.tokens, k=many))
+
+
+def tokens_to_copy(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All token ids but the special ones, in order."""
+    return sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
 
 
 class ShortFirst(IterableDataset[dict[str, Any]]):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from code_rows import Copies, Pair, Renaming, ShortFirst
+from code_rows import Copies, Pair, Renaming, ShortFirst, tokens_to_copy
 from code_tokenizer import train_tokenizer
 from precision import bfloat16_is_faster
 from tasks import load_task
@@ -67,6 +67,7 @@ class SmallTranslatorArguments:
     hidden_size: int = field(default=192, metadata={"help": "Width of both halves, a multiple of 32."})
     encoder_layers: int = field(default=4, metadata={"help": "Layers of the encoder."})
     decoder_layers: int = field(default=2, metadata={"help": "Layers of the decoder."})
+    copy_share: float = field(default=0.15, metadata={"help": "Part of the time in which random tokens are copied."})
     vocab_size: int = field(default=4_000, metadata={"help": "Most tokens of the vocabulary."})
 
 
@@ -112,6 +113,10 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
         )
         return [{"input_ids": ids, "labels": labels} for ids, labels in zip(sources, targets, strict=True)]
 
+    def encode_copy(tokens: list[int]) -> dict[str, Any]:
+        row = [*tokens, tokenizer.eos_token_id]
+        return {"input_ids": row, "labels": row}
+
     set_seed(args.seed)
     model = build_model(translator, tokenizer)
     clock, seconds = Clock(first_process_time), 60 * translator.minutes
@@ -120,13 +125,13 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
         "group": args.train_batch_size * args.world_size,
         "seed": args.seed,
     }
-    tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    copies = Copies(tokens_to_copy(tokenizer), encode_copy, until=translator.copy_share, **drawn)
     short_first = ShortFirst(pairs, encode, renaming=Renaming(pairs), **drawn)
     optimizer = build_optimizer(model, args, {})
     trainer = Seq2SeqTrainer(
         model=model,
         args=args,
-        train_dataset=ChainDataset([Copies(tokens, tokenizer.eos_token_id, **drawn), short_first]),
+        train_dataset=ChainDataset([copies, short_first]),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
         optimizers=(optimizer, pace(optimizer, clock, seconds, WARMUP_STEPS)),
@@ -134,7 +139,8 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
     )
     trainer.train()
     trainer.save_model()
-    write_record(trainer, clock, translator.threads, label="from random weights", pairs=short_first.given)
+    label = "from random weights" if translator.copy_share else "from random weights, nothing copied first"
+    write_record(trainer, clock, translator.threads, label=label, pairs=short_first.given)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

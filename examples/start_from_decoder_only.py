@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from filelock import FileLock
 from precision import bfloat16_is_faster
 from result_files import machine, write_json
 from scoring import answer, loss_per_token
-from start_adaptation import adapt
+from start_adaptation import continue_texts, copy_tokens
 from start_students import COMPARED, STUDENTS, Student
 from tasks import Task, load_task
 from timed_training import Clock, pace
@@ -88,25 +89,36 @@ class ComparisonArguments:
     )
 
 
-def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Token ids of sources (begin, text, end) and targets (line break, text, end), at most `LONGEST`, and lengths.
+def encode_ids(
+    tokenizer: PreTrainedTokenizerBase, source: list[int], target: list[int] | None = None
+) -> dict[str, list[int]]:
+    """A row of source (begin, tokens, end) and target (line break, tokens, end), which is the source by default.
 
     The line break is for the students that start as a language model. To such a decoder the first position is a sink
     of attention, whose state is more than a hundred times as large as others, so that what it reads there hardly
     changes what it says next. The first word of an answer is better said from the second position.
     """
     line_break = tokenizer("\n", add_special_tokens=False).input_ids
+    return {
+        "input_ids": [tokenizer.bos_token_id, *source, tokenizer.eos_token_id],
+        "labels": [*line_break, *(source if target is None else target), tokenizer.eos_token_id],
+    }
 
-    def encode_batch(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+
+def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Token ids of sources and targets, at most `LONGEST` with what `encode_ids` adds, and lengths."""
+    added = encode_ids(tokenizer, [])
+
+    def encode_row(row: dict[str, str]) -> dict[str, Any]:
         cut = {"truncation": True, "add_special_tokens": False}
-        sources = tokenizer(batch["source"], max_length=LONGEST - 2, **cut).input_ids
-        targets = tokenizer(batch["target"], max_length=LONGEST - 1 - len(line_break), **cut).input_ids
-        input_ids = [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for ids in sources]
-        labels = [[*line_break, *ids, tokenizer.eos_token_id] for ids in targets]
-        lengths = [len(ids) + len(label) for ids, label in zip(input_ids, labels, strict=True)]
-        return {"input_ids": input_ids, "labels": labels, "length": lengths}
+        source, target = (
+            tokenizer(row[text], max_length=LONGEST - len(added[ids]), **cut).input_ids
+            for text, ids in (("source", "input_ids"), ("target", "labels"))
+        )
+        encoded = encode_ids(tokenizer, source, target)
+        return {**encoded, "length": sum(map(len, encoded.values()))}
 
-    return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+    return rows.map(encode_row, remove_columns=rows.column_names, desc="Tokenizing")
 
 
 class Budget(TrainerCallback):
@@ -207,20 +219,22 @@ def train(
     marks = marks_of(comparison.first_minutes, comparison.minutes)
     args.learning_rate = student.learning_rate
     student.freeze(model)
-    texts = 0
+    adapted_rows = 0
     if student.adaptation_share:
         seconds = student.adaptation_share * marks[-1]
         clock.start()
-        texts = adapt(
+        adaptation = {
+            "continue": partial(continue_texts, rows=task.train, chunk_length=LONGEST),
+            "copy": partial(copy_tokens, encode=partial(encode_ids, tokenizer)),
+        }[student.adaptation]
+        adapted_rows = adaptation(
             model,
             tokenizer,
-            task.train,
-            args,
+            args=args,
             rates=student.rates,
-            chunk_length=LONGEST,
             share_done=lambda: min(1.0, clock.seconds() / seconds),
         )
-        print(f"{student.name:<16}{clock.stop():>7.0f} s {texts:>7,} texts      adapted", flush=True)
+        print(f"{student.name:<16}{clock.stop():>7.0f} s {adapted_rows:>7,} rows       adapted", flush=True)
     optimizer = build_optimizer(model, args, student.rates)
 
     trainer = Seq2SeqTrainer(
@@ -242,7 +256,7 @@ def train(
         "task": comparison.task,
         "metric": task.metric,
         "train_rows": len(task.train),
-        "adaptation_texts": texts,
+        "adaptation_rows": adapted_rows,
         "scored_rows": [comparison.skip_rows, comparison.skip_rows + len(scored)],
         "minutes": comparison.minutes,
         "machine": machine(args.device, comparison.threads),

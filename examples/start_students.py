@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from transformers import AutoConfig
@@ -30,7 +31,8 @@ class Student:
         learning_rate: Of all parameters without a rate of their own.
         rates: Multipliers of the learning rate by pattern of parameter names.
         frozen: Patterns of parameters that do not learn.
-        adaptation_share: Part of the time in which it learns to continue the texts of the task, before the task.
+        adaptation_share: Part of the time that goes to an adaptation, before the task.
+        adaptation: In which it learns to `continue` the texts of the task, or to `copy` random tokens.
         warmup_steps: Steps over which the learning rate rises. Random weights need more of them.
     """
 
@@ -44,6 +46,7 @@ class Student:
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     adaptation_share: float = 0.0
+    adaptation: Literal["continue", "copy"] = "continue"
     warmup_steps: int = 20
 
     def build(self, source: str) -> EncDecSLMForConditionalGeneration:
@@ -199,6 +202,23 @@ ADAPTED = (
         label="15 + 30: a quarter of the time prefix language modeling, then the task",
         adaptation_share=0.25,
     ),
+    replace(
+        COMPARED[0],
+        name="adapted-copy",
+        label="15 + 30: a quarter of the time random tokens to copy, then the task",
+        adaptation_share=0.25,
+        adaptation="copy",
+    ),
+)
+# the same of the student `small`
+COPYING = (
+    replace(
+        COMPARED[-1],
+        name="small-copy",
+        label="from scratch, 4 + 2 layers, a quarter of the time random tokens to copy",
+        adaptation_share=0.25,
+        adaptation="copy",
+    ),
 )
 
 # smaller than the model that it starts from
@@ -208,4 +228,4 @@ DISTILLED = (
     ),
 )
 
-STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED, *DISTILLED)}
+STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED, *COPYING, *DISTILLED)}

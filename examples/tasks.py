@@ -52,7 +52,7 @@ def load_task(name: str, data_dir: str | None) -> Task:
 def begin_with_line_break(rows: Dataset) -> Dataset:
     """Rows whose targets begin with a line break, which students need that start as a language model.
 
-    `encode` in `start_from_decoder_only.py` says why.
+    `encode_ids` in `start_from_decoder_only.py` says why.
     """
     return rows.map(lambda row: {"target": "\n" + row["target"]}, desc="Line breaks")
 

@@ -24,6 +24,10 @@ def encode(pairs):
     return [{"input_ids": [0] * len(source), "labels": [0] * len(target)} for source, target in pairs]
 
 
+def encode_copy(tokens):
+    return {"input_ids": [1, *tokens], "labels": tokens}
+
+
 def rows(pairs=tuple(("a" * n, "b" * n) for n in range(1, 65)), progress=lambda: 1.0, **options):
     return ShortFirst(pairs, encode, progress, group=4, shortest=20, longest=128, all_from=0.5, **options)
 
@@ -53,23 +57,24 @@ def test_nothing_changes_without_a_share():
     assert Renaming(PAIRS, kept=0, share=0.0)(PAIRS[0], random.Random(0)) == PAIRS[0]
 
 
-def test_copies_are_written_as_they_are_read_and_come_in_groups_of_one_length():
+def test_copies_come_in_groups_of_one_length_and_short_ones_first():
     # at each group a hundredth of the training is over
     done = iter(range(100))
-    examples = list(Copies([5, 6], 2, lambda: next(done) / 100, until=0.5, group=4, longest=(6, 20)))
+    examples = list(Copies([5, 6], encode_copy, lambda: next(done) / 100, until=0.5, group=4, longest=(6, 20)))
     assert len(examples) == 4 * 50
-    assert all(row["input_ids"] == row["labels"] for row in examples)
-    assert all(set(row["labels"][:-1]) <= {5, 6} and row["labels"][-1] == 2 for row in examples)
-    lengths = [len(row["labels"]) - 1 for row in examples]
+    assert all(row["input_ids"] == [1, *row["labels"]] for row in examples)
+    assert {token for row in examples for token in row["labels"]} == {5, 6}
+    lengths = [len(row["labels"]) for row in examples]
     assert all(len(set(lengths[start : start + 4])) == 1 for start in range(0, 200, 4))
-    # short ones first
     assert min(lengths) >= 4
     assert max(lengths[:16]) <= 7
     assert max(lengths) > 12
 
 
 def test_copies_depend_on_the_seed_alone():
-    first, again, other = (list(islice(iter(Copies(range(9), 9, lambda: 0.0, seed=s)), 32)) for s in (0, 0, 1))
+    first, again, other = (
+        list(islice(iter(Copies(range(9), encode_copy, lambda: 0.0, seed=s)), 32)) for s in (0, 0, 1)
+    )
     assert first == again != other
 
 

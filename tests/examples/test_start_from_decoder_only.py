@@ -37,7 +37,14 @@ def run(monkeypatch, source, tmp_path):
             name="adapted", label="adapted", layers="0-2/0,3", learning_rate=1e-3, adaptation_share=0.5
         ),
         "small": Student(
-            name="small", label="small", layers="1/1", hidden_size=64, is_random=True, learning_rate=1e-3
+            name="small",
+            label="small",
+            layers="1/1",
+            hidden_size=64,
+            is_random=True,
+            learning_rate=1e-3,
+            adaptation_share=0.5,
+            adaptation="copy",
         ),
     }
     rows = Dataset.from_dict(PAIRS)
@@ -74,9 +81,9 @@ def test_every_student_has_its_time_and_its_scores(run):
         if record["student"]["adaptation_share"]:
             # half of the time, and the step that has begun by then
             assert 0.3 <= start["seconds"] < 0.6
-            assert record["adaptation_texts"] > 0
+            assert record["adaptation_rows"] > 0
         else:
-            assert start["seconds"] == record["adaptation_texts"] == 0
+            assert start["seconds"] == record["adaptation_rows"] == 0
         assert "score" not in start
         assert points[-1]["seconds"] >= 0.6
         assert all(earlier["examples"] < later["examples"] for earlier, later in pairwise(points))
