@@ -210,17 +210,6 @@ ADAPTED = (
         adaptation="copy",
     ),
 )
-# the same of the student `small`
-COPYING = (
-    replace(
-        COMPARED[-1],
-        name="small-copy",
-        label="from scratch, 4 + 2 layers, a quarter of the time random tokens to copy",
-        adaptation_share=0.25,
-        adaptation="copy",
-    ),
-)
-
 # smaller than the model that it starts from
 DISTILLED = (
     Student(
@@ -228,4 +217,4 @@ DISTILLED = (
     ),
 )
 
-STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED, *COPYING, *DISTILLED)}
+STUDENTS = {student.name: student for student in (*COMPARED, *TRIALS, *ADAPTED, *DISTILLED)}
