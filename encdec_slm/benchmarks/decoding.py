@@ -74,7 +74,7 @@ class Measurement:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second after the first one."""
+        """Tokens per second after the first one, of each row."""
         return 1 / self.seconds_per_token
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from encdec_slm.benchmarks.compare import Result
-from encdec_slm.benchmarks.efficiency_tables import Run, title
+from encdec_slm.benchmarks.efficiency_tables import Run, all_rows, title
 
 
 def refuse_without_matplotlib() -> None:
@@ -42,21 +42,21 @@ def draw(runs: Sequence[Run], output: Path) -> list[Path]:
 
 
 def draw_bars(runs: Sequence[Run], path: Path) -> None:
-    """Draws a row for each input: milliseconds until the first token, and tokens per second after it."""
+    """Draws a row for each input: milliseconds until the first token, and tokens per second after it, of all rows."""
     from matplotlib import pyplot as plt
 
     heights = [0.9 + 0.28 * len(run.results) for run in runs]
     figure, axes = plt.subplots(
         len(runs), 2, figsize=(10, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
     )
-    measures: tuple[tuple[str, Callable[[Result], float]], ...] = (
-        ("first token, ms", lambda one: 1e3 * one.answers.first_token_seconds),
-        ("tokens/s", lambda one: one.answers.tokens_per_second),
+    measures: tuple[tuple[str, Callable[[Result, Run], float]], ...] = (
+        ("first token, ms", lambda one, run: 1e3 * one.answers.first_token_seconds),
+        ("tokens/s", lambda one, run: all_rows(run, one.answers.tokens_per_second)),
     )
     for row, run in zip(axes, runs, strict=True):
         for axis, (name, value) in zip(row, measures, strict=True):
             names = [one.answers.name if axis is row[0] else "" for one in run.results]
-            bars = axis.barh(range(len(names)), [value(one) for one in run.results], color=_colors(run))
+            bars = axis.barh(range(len(names)), [value(one, run) for one in run.results], color=_colors(run))
             axis.set_yticks(range(len(names)), names)
             axis.bar_label(bars, fmt="{:,.3g}" if name == "tokens/s" else "{:,.0f}", padding=2, fontsize=8)
             axis.set_title(f"{name} ({title(run)})" if axis is row[0] else name, loc="left", fontsize=9)

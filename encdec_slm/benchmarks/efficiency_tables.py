@@ -73,6 +73,11 @@ def title(run: Run) -> str:
     return f"{run.dtype}: {rows}{run.shape.input_length:,} tokens in, {run.shape.new_tokens:,} out"
 
 
+def all_rows(run: Run, rate: float) -> float:
+    """Returns the tokens per second of all rows, from those of one: a step gives a token to each."""
+    return run.shape.batch_size * rate
+
+
 def busy(run: Run) -> str:
     """Returns a warning if something else held the processor while one thread was timed, and nothing if not."""
     shares = [one.answers.seconds_per_token / one.answers.processor_seconds_per_token for one in run.results]
@@ -88,7 +93,7 @@ def measured_table(run: Run) -> str:
     """Returns the Markdown table of times, memory, operations and energy.
 
     Times are medians, with the least and the greatest in parentheses. "x" divides by the decoder-only model's: under 1
-    is faster for the first token, over 1 for tokens per second.
+    is faster for the first token, over 1 for tokens per second, which are those of all rows.
     """
     lines = [
         "| model | parameters | first token, ms | x | tokens/s | x | whole answer, s | memory, MiB | cache, MiB "
@@ -102,13 +107,13 @@ def measured_table(run: Run) -> str:
 def _measured_row(one: Result, run: Run) -> str:
     answers, peer = one.answers, run.peer.answers
     first = [1e3 * call.first_token_seconds for call in answers.wall]
-    rates = [1 / call.seconds_per_token for call in answers.wall]
+    rates = [all_rows(run, 1 / call.seconds_per_token) for call in answers.wall]
     cells = [
         answers.name,
         f"{answers.parameters:,}" if answers.parameters is not None else ABSENT,
         f"{spread_of(first, 1e3 * answers.first_token_seconds)}",
         f"{answers.first_token_seconds / peer.first_token_seconds:.2f}",
-        f"{spread_of(rates, answers.tokens_per_second)}",
+        f"{spread_of(rates, all_rows(run, answers.tokens_per_second))}",
         f"{answers.tokens_per_second / peer.tokens_per_second:.2f}",
         f"{answers.answer_seconds(run.shape.new_tokens):.3g}",
         f"{one.peak_bytes / MIB:,.0f}",
@@ -147,7 +152,8 @@ def limit_table(run: Run) -> str:
         answers, least = one.answers, one.limit
         lines.append(
             f"| {answers.name} | {least.token_bytes / MIB:,.1f} | {least.rates.bytes_per_second / 1e9:.1f} "
-            f"| {_digits(least.tokens_per_second)} | {_digits(answers.tokens_per_second)} "
+            f"| {_digits(all_rows(run, least.tokens_per_second))} "
+            f"| {_digits(all_rows(run, answers.tokens_per_second))} "
             f"| {least.seconds_per_token / answers.seconds_per_token:.0%} "
             f"| {least.rates.flops_per_second / 1e9:,.0f} "
             f"| {_digits(1e3 * least.first_token_seconds)} | {_digits(1e3 * answers.first_token_seconds)} "

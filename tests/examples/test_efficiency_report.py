@@ -36,8 +36,8 @@ def result(name, *seconds):
     )
 
 
-def record(*lengths):
-    shapes = [Shape(batch_size=1, input_length=length, new_tokens=11) for length in lengths]
+def record(*lengths, batch_size=1):
+    shapes = [Shape(batch_size=batch_size, input_length=length, new_tokens=11) for length in lengths]
     results = (result("encoder-decoder", 0.02, 0.5, 0.01), result("decoder-only", 0.04, 0.04, 0.04))
     return {
         "command": "encdec-slm benchmark",
@@ -54,6 +54,12 @@ def test_tables_divide_medians_by_those_of_the_decoder_only_model():
     assert f"| encoder-decoder | 7,000 | {times} | 3 | 1.0 | 2 | 0.500 | 4 |" in tables
     assert "| encoder-decoder | 2.0 | 10.0 | 100 | 50 | 50% | 100 | 50 | 200 | 25% |" in tables
     assert "| float32: 1,024 tokens in, 11 out | 0.2 | 0.4 | 0.4 | 0.8 |" in tables
+
+
+def test_of_several_rows_the_tokens_of_all_are_counted():
+    tables = all_tables(runs_from(record(512, batch_size=4)))
+    assert "| 200 (8 to 400) | 2.00 | 0.4 |" in tables
+    assert "| 400 | 200 | 50% |" in tables
 
 
 def test_pictures_are_drawn_for_one_length_and_for_several(tmp_path):
