@@ -62,6 +62,11 @@ def refuse_what_ctranslate2_cannot_compute(config: EncDecSLMConfig) -> None:
             "decoder.qk_norm is set, but CTranslate2 normalises queries and keys in self-attention alone, not in "
             "cross-attention: export to ONNX instead"
         )
+    if decoder.cross_attention_rope:
+        raise ValueError(
+            "decoder.cross_attention_rope is set, but CTranslate2 rotates queries and keys in self-attention alone, "
+            "not in cross-attention: export to ONNX instead"
+        )
     if encoder.rms_norm_eps != decoder.rms_norm_eps:
         raise ValueError(
             f"encoder.rms_norm_eps ({encoder.rms_norm_eps}) and decoder.rms_norm_eps "

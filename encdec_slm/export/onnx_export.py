@@ -123,6 +123,11 @@ def _refuse_vision(
             "it out"
         )
     encoder: Any = config.encoder
+    if encoder.image_state_pooling > 1 and config.decoder.cross_attention_rope:
+        raise ValueError(
+            "decoder.cross_attention_rope and encoder.image_state_pooling are set, but the graph of cross-attention "
+            "is not told which of the averaged states are padding: a model with one of both can be exported"
+        )
     geometry = encoder.image_geometry
     (fewest,) = count_image_tokens([(geometry.image_size, geometry.image_size)], geometry)
     if static_length is not None and fewest >= static_length:

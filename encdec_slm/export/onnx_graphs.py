@@ -13,6 +13,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from encdec_slm.export.onnx_names import ENCODER_MASK, FILLED_MASK, cache_names
+from encdec_slm.models.modeling_encdec_slm_layers import positions_of
 
 
 def graph_attention(
@@ -62,6 +63,8 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.encoder = model.get_encoder()
         self.cross_attentions = nn.ModuleList([layer.encoder_attn for layer in model.get_decoder().layers])
+        has_places = model.config.decoder.cross_attention_rope
+        self.rotary_emb = model.get_decoder().rotary_emb if has_places else None
         layers = len(self.cross_attentions)
         self.input_names = ["input_ids", "attention_mask"]
         self.output_names = ["last_hidden_state", *cache_names("present", "encoder", layers)]
@@ -69,29 +72,33 @@ class EncoderGraph(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the states, shape `(batch, source, hidden)`, then keys and values of each layer."""
         states = self.read(self.encoder.embed_tokens(input_ids), attention_mask)
-        return (states, *self.keys_and_values(states))
+        return (states, *self.keys_and_values(states, attention_mask))
 
     def read(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Returns the encoder states of embeddings; both have the shape `(batch, source, hidden)`."""
         encoder = self.encoder
-        position_ids = torch.arange(states.shape[1], device=states.device).unsqueeze(0)
-        cos, sin = encoder.rotary_emb(states, position_ids)
+        position_embeddings = encoder.rotary_emb(states, positions_of(states))
         mask = masked(attention_mask[:, None, None] != 0)
         for layer in encoder.layers:
             states = layer(
                 states,
                 mask,
-                position_embeddings=(cos.unsqueeze(1), sin.unsqueeze(1)),
+                position_embeddings=position_embeddings,
                 attention_interface=graph_attention,
             )
         return encoder.norm(states)
 
-    def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns what cross-attention reads of encoder states, layer by layer."""
+    def keys_and_values(
+        self, states: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Returns what cross-attention reads of encoder states, layer by layer; the mask is of `(batch, source)`."""
         attentions: Any = self.cross_attentions
+        rotated = self.rotary_emb(states, positions_of(states, attention_mask)) if self.rotary_emb else None
         # the query is of no interest: what projects it is left out of the graph
         nothing = states.new_zeros(1, 1, attentions[0].q_proj.in_features)
-        heads = [attention._cross_attention_states(nothing, states, None)[1:] for attention in attentions]
+        heads = [
+            attention._cross_attention_states(nothing, None, None, states, rotated)[1:] for attention in attentions
+        ]
         return tuple(tensor for pair in heads for tensor in pair)
 
 
@@ -161,7 +168,7 @@ class DecoderGraph(nn.Module):
             position_ids = filled.long().sum(dim=1, keepdim=True) - 1
             cache = StaticCache(pairs, torch.arange(past[0].shape[2], device=states.device) == position_ids[0])
             readable = filled
-        cos, sin = decoder.rotary_emb(states, position_ids)
+        position_embeddings = decoder.rotary_emb(states, position_ids)
         # once for each of the heads that share a key
         groups = decoder.layers[0].self_attn.num_key_value_groups
         causal_mask = masked(readable).repeat(groups, 1)[None, None]
@@ -175,7 +182,7 @@ class DecoderGraph(nn.Module):
                 # only tells that this is cross-attention: its keys and values are in the cache
                 encoder_hidden_states=states,
                 past_key_values=caches,
-                position_embeddings=(cos.unsqueeze(1), sin.unsqueeze(1)),
+                position_embeddings=position_embeddings,
                 attention_interface=graph_attention,
             )
         logits = self.lm_head(decoder.norm(states))

@@ -90,7 +90,7 @@ class EmbedsEncoderGraph(EncoderGraph):
     def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the states, shape `(batch, source, hidden)`, then keys and values of each layer."""
         states = self.read(inputs_embeds, attention_mask)
-        return (states,) if self.averages else (states, *self.keys_and_values(states))
+        return (states,) if self.averages else (states, *self.keys_and_values(states, attention_mask))
 
 
 class CrossGraph(nn.Module):

@@ -131,6 +131,10 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
         Dropout on the output of the feed-forward block.
     cross_attention_hidden_size (`int`, *optional*):
         Width of the encoder states that cross-attention reads; `hidden_size` if not given. `EncDecSLMConfig` sets it.
+    cross_attention_rope (`bool`, *optional*, defaults to `False`):
+        Whether cross-attention too rotates queries and keys, by their places in target and source. The original does
+        not. For answers that follow their source, as translations and corrections do: a decoder from random weights
+        then learns to copy in a fraction of the steps.
     """
 
     model_type = "encdec_slm_decoder"
@@ -140,6 +144,7 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
 
     num_hidden_layers: int = 10
     cross_attention_hidden_size: int | None = None
+    cross_attention_rope: bool = False
     use_cache: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
@@ -149,6 +154,20 @@ class EncDecSLMDecoderConfig(EncDecSLMEncoderConfig):
         if self.cross_attention_hidden_size is None:
             self.cross_attention_hidden_size = self.hidden_size
         super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """As of the encoder, and refuses angles that differ between queries and cached keys.
+
+        Raises:
+            ValueError: As of the encoder, or if cross-attention is to rotate with a base that follows the length.
+        """
+        super().validate_architecture()
+        if self.cross_attention_rope and self.rope_parameters["rope_type"] == "dynamic":
+            raise ValueError(
+                "decoder: cross_attention_rope does not go with rope_type 'dynamic', whose base follows the length of "
+                "source and target each: use another of "
+                f"{', '.join(name for name in SUPPORTED_ROPE_TYPES if name != 'dynamic')}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

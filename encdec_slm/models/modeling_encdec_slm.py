@@ -33,6 +33,7 @@ from .modeling_encdec_slm_layers import (
     EncDecSLMRMSNorm,
     EncDecSLMRotaryEmbedding,
     get_attention_interface,
+    positions_of,
 )
 
 
@@ -83,6 +84,7 @@ class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: EncDecSLMDecoderConfig, layer_idx: int) -> None:
         super().__init__()
         self.dropout = config.dropout
+        self.cross_attention_rope = config.cross_attention_rope
         self.self_attn = EncDecSLMAttention(config, layer_idx, is_causal=True)
         self.encoder_attn = EncDecSLMAttention(
             config, layer_idx, is_causal=False, key_value_size=config.cross_attention_hidden_size
@@ -100,6 +102,7 @@ class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        encoder_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         attn_output, _ = self.self_attn(
@@ -108,9 +111,12 @@ class EncDecSLMDecoderLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + attn_output
         attn_output, _ = self.encoder_attn(
             self.cross_attention_layernorm(hidden_states),
+            # CODEPATH: only some models have places in cross-attention
+            position_embeddings=position_embeddings if self.cross_attention_rope else None,
             attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
             key_value_states=encoder_hidden_states,
+            key_position_embeddings=encoder_position_embeddings,
             **kwargs,
         )
         hidden_states = hidden_states + attn_output
@@ -222,12 +228,11 @@ class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
         hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
         check_length(self.config, hidden_states.shape[1])
         if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
+            position_ids = positions_of(hidden_states)
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        cos, sin = self.rotary_emb(hidden_states, position_ids)
-        position_embeddings = (cos.unsqueeze(1), sin.unsqueeze(1))
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
         attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for encoder_layer in self.layers:
             hidden_states = encoder_layer(
@@ -281,9 +286,10 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
         # a static cache counts in a tensor, which compiled code must not look into
         if isinstance(past_length, int):
             check_length(self.config, hidden_states.shape[1], past_length)
+        # CODEPATH: where places are compared with those of the source, padding must not count
+        has_places = self.config.cross_attention_rope
         if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = positions_of(hidden_states, attention_mask if has_places else None, past_length)
 
         is_pair = isinstance(past_key_values, EncoderDecoderCache)
         causal_mask = create_causal_mask(
@@ -293,14 +299,18 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
             past_key_values=past_key_values.self_attention_cache if is_pair else past_key_values,
             position_ids=position_ids,
         )
+        encoder_position_embeddings = None
+        # CODEPATH: as above; keys in the cache are rotated already
+        if has_places and not (is_pair and past_key_values.is_updated.get(0)):
+            places = positions_of(encoder_hidden_states, encoder_attention_mask)
+            encoder_position_embeddings = self.rotary_emb(hidden_states, places)
         encoder_attention_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        cos, sin = self.rotary_emb(hidden_states, position_ids)
-        position_embeddings = (cos.unsqueeze(1), sin.unsqueeze(1))
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
         attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for decoder_layer in self.layers:
             hidden_states = decoder_layer(
@@ -310,6 +320,7 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
                 encoder_attention_mask=encoder_attention_mask,
                 past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
+                encoder_position_embeddings=encoder_position_embeddings,
                 attention_interface=attention_interface,
                 **kwargs,
             )
@@ -500,6 +511,10 @@ class EncDecSLMForConditionalGeneration(EncDecSLMPreTrainedModel, GenerationMixi
             past_length = past_key_values.get_seq_length()
             if isinstance(past_length, int) and 0 < past_length < input_ids.shape[1]:
                 next_sequence_length = input_ids.shape[1] - past_length
+        mask = kwargs.get("decoder_attention_mask")
+        # CODEPATH: with a static cache the decoder gets a mask of another form, which tells no position
+        if self.config.decoder.cross_attention_rope and mask is not None and "decoder_position_ids" not in kwargs:
+            kwargs["decoder_position_ids"] = positions_of(input_ids, mask)
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
         )

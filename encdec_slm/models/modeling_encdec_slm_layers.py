@@ -118,14 +118,14 @@ class EncDecSLMRotaryEmbedding(nn.Module):
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cosines and sines, shape `(batch, length, head_dim)`, for positions of shape `(batch, length)`."""
+        """Returns cosines and sines of all heads, shape `(batch, 1, length, head_dim)`, for `(batch, length)`."""
         inv_freq = self.inv_freq
         # CODEPATH: checkpoints with `rope_factor` > 1, for inputs longer than those trained on
         if self.rope_type == "dynamic":
             seq_len = position_ids.max() + 1
             inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, device=x.device, seq_len=seq_len)
         inv_freq = inv_freq.to(device=x.device, dtype=torch.float)
-        angles = position_ids[..., None] * torch.cat((-inv_freq, inv_freq))
+        angles = position_ids[:, None, :, None] * torch.cat((-inv_freq, inv_freq))
         cos, sin = angles.cos(), angles.sin()
         if self.attention_scaling != 1.0:
             cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
@@ -141,6 +141,23 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
         sin: Their sines, negative in the first half of the last dimension.
     """
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
+
+
+def positions_of(
+    states: torch.Tensor, attention_mask: torch.Tensor | None = None, past_length: int | torch.Tensor = 0
+) -> torch.Tensor:
+    """Returns the position of each token, shape `(batch, length)`, or `(1, length)` where all rows have the same.
+
+    Args:
+        states: The tokens or their states, shape `(batch, length, ...)`.
+        attention_mask: Tells tokens from padding, which then does not count, shape `(batch, at least length)`. Its end
+            is that of these tokens. One of another form tells no position.
+        past_length: Tokens before these, unless a mask counts them.
+    """
+    length = states.shape[1]
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+        return ((attention_mask != 0).long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
+    return (torch.arange(length, device=states.device) + past_length).unsqueeze(0)
 
 
 def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
@@ -207,7 +224,8 @@ class EncDecSLMAttention(nn.Module):
 
     Query head `h` reads key/value head `h // num_key_value_groups`. One projection gives queries, keys and values,
     since three narrow ones take longer while decoding. Cross-attention has its queries from the decoder and its keys
-    and values from the encoder states, which it projects once; afterwards the cache has them.
+    and values from the encoder states, which it projects once; afterwards the cache has them. It rotates them if it is
+    given angles for both.
     """
 
     def __init__(
@@ -262,19 +280,29 @@ class EncDecSLMAttention(nn.Module):
         return queries, keys, values
 
     def _cross_attention_states(
-        self, hidden_states: torch.Tensor, key_value_states: torch.Tensor, past_key_values: Cache | None
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+        past_key_values: Cache | None,
+        key_value_states: torch.Tensor,
+        key_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         queries = self._split_heads(self.q_proj(hidden_states))
         # CODEPATH: students that start from Qwen3
         if self.has_qk_norm:
             queries = self.q_norm(queries)
+        # CODEPATH: models with `cross_attention_rope`
+        if position_embeddings is not None:
+            queries = rotate(queries, *position_embeddings)
         cache = past_key_values.cross_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
         if cache is not None and past_key_values.is_updated.get(self.layer_idx):
             return queries, cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
         keys, values = self._split_heads(self.kv_proj(key_value_states)).chunk(2, dim=1)
-        # CODEPATH: as above; the cache holds normalised keys
+        # CODEPATH: both as above; the cache holds normalised and rotated keys
         if self.has_qk_norm:
             keys = self.k_norm(keys)
+        if key_position_embeddings is not None:
+            keys = rotate(keys, *key_position_embeddings)
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer_idx)
             past_key_values.is_updated[self.layer_idx] = True
@@ -287,6 +315,7 @@ class EncDecSLMAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         key_value_states: torch.Tensor | None = None,
+        key_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         *,
         attention_interface: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
         **kwargs: Unpack[TransformersKwargs],
@@ -294,7 +323,9 @@ class EncDecSLMAttention(nn.Module):
         if key_value_states is None:
             states = self._self_attention_states(hidden_states, position_embeddings, past_key_values)
         else:
-            states = self._cross_attention_states(hidden_states, key_value_states, past_key_values)
+            states = self._cross_attention_states(
+                hidden_states, position_embeddings, past_key_values, key_value_states, key_position_embeddings
+            )
         attn_output, attn_weights = attention_interface(
             self,
             *states,

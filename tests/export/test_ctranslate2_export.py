@@ -40,6 +40,7 @@ VARIANTS = {
 }
 REFUSED = {
     "decoder.qk_norm": {"decoder": {"qk_norm": True}},
+    "decoder.cross_attention_rope": {"decoder": {"cross_attention_rope": True}},
     "hidden_act is 'mish'": {"decoder": {"hidden_act": "mish"}},
     "'llama3'": {"encoder": {"rope_parameters": {**LLAMA3, "rope_theta": 10_000.0}}},
     "'dynamic'": {"decoder": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}},

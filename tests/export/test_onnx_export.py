@@ -36,7 +36,10 @@ def source(tmp_path_factory, tiny_tokenizer):
     """A model folder: blocks of 32 weights and more, as quantisers want them."""
     folder = tmp_path_factory.mktemp("source")
     ModelTester(
-        encoder=LAYERS, decoder=LAYERS, both={"intermediate_size": 64}, initializer_range=0.2
+        encoder=LAYERS,
+        decoder=LAYERS | {"cross_attention_rope": True},
+        both={"intermediate_size": 64},
+        initializer_range=0.2,
     ).model().save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder

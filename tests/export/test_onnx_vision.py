@@ -26,11 +26,18 @@ SIZES = ((8, 8), (30, 41), (6, 20))
 
 
 def tiny(**encoder):
-    """A tester with tiles, newlines, a budget met by resampling and CLS: of all images' layouts what can go wrong."""
+    """A tester with tiles, newlines, a budget met by resampling and CLS: of all images' layouts what can go wrong.
+
+    Where no states are averaged, cross-attention compares places.
+    """
     options = copy.deepcopy(WITH_IMAGE_TOKEN)
     options["both"] |= {"intermediate_size": 64, "num_hidden_layers": 1}
     return VisionTester(
-        tower={"num_hidden_layers": 2}, encoder={"kept_prefix_tokens": 1, **encoder}, initializer_range=0.2, **options
+        tower={"num_hidden_layers": 2},
+        encoder={"kept_prefix_tokens": 1, **encoder},
+        decoder={"cross_attention_rope": "image_state_pooling" not in encoder},
+        initializer_range=0.2,
+        **options,
     )
 
 
@@ -192,6 +199,11 @@ def test_what_does_not_fit_is_refused(runtime, exported, processor, rows, source
     (tmp_path / "texts").write_text("some words")
     with pytest.raises(ValueError, match="on texts alone, and this model reads images"):
         onnx_export.export_onnx(source, tmp_path / "out", dtype="int8", calibrate=tmp_path / "texts")
+    averaging = tiny(image_state_pooling=3)
+    averaging.decoder["cross_attention_rope"] = True
+    averaging.model().save_pretrained(tmp_path / "both")
+    with pytest.raises(ValueError, match="not told which of the averaged states are padding"):
+        onnx_export.export_onnx(tmp_path / "both", tmp_path / "out")
     with pytest.raises(ValueError, match=r"static_length is 9, but an image of one view takes \d+ tokens"):
         onnx_export.export_onnx(source, tmp_path / "out", static_length=9)
     assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import torch
 from model_tester import ModelTester
 
 from encdec_slm.models.configuration_encdec_slm import SUPPORTED_ROPE_TYPES
-from encdec_slm.models.modeling_encdec_slm_layers import rotate
+from encdec_slm.models.modeling_encdec_slm_layers import eager_attention_forward, rotate
 
 
 TRAINED = 16
@@ -56,7 +56,7 @@ def test_pairs_of_dimensions_turn_by_their_angle():
     positions = torch.tensor([[0, 1, 5, 11]])
     states = torch.randn(1, 2, 4, 16)
     cos, sin = model.get_encoder().rotary_emb(states, positions)
-    turned = rotate(states, cos.unsqueeze(1), sin.unsqueeze(1))
+    turned = rotate(states, cos, sin)
     # dimension i and i + 8 are the two parts of a complex number, turned by position * 100^(-i / 8)
     angles = positions[0, :, None] * 100.0 ** -(torch.arange(8) / 8)
     by_hand = torch.complex(states[..., :8], states[..., 8:]) * torch.polar(torch.ones_like(angles), angles)
@@ -68,7 +68,7 @@ def test_rotation_keeps_lengths_but_for_the_scale_of_yarn(scaled):
     cos, sin = rotary(states, torch.arange(7).unsqueeze(0))
     # √(1/t) of arXiv 2309.00071, section 3.4
     scale = 0.1 * math.log(4) + 1 if rotary.rope_type == "yarn" else 1
-    turned = rotate(states, cos.unsqueeze(1), sin.unsqueeze(1))
+    turned = rotate(states, cos, sin)
     torch.testing.assert_close(turned.norm(dim=-1), scale * states.norm(dim=-1))
 
 
@@ -82,6 +82,47 @@ def test_only_distances_between_tokens_count(scaled):
     shown = inputs["attention_mask"].bool()
     torch.testing.assert_close(shifted[shown], states[shown], atol=1e-4, rtol=1e-4)
     assert (spread - states)[shown].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("has_places", [False, True])
+def test_cross_attention_compares_places_if_it_is_to(has_places):
+    tester = ModelTester(decoder={"cross_attention_rope": has_places})
+    model, inputs, targets = tester.model(), tester.inputs((7, 5, 6)), tester.targets()
+    places = torch.arange(targets.shape[1]).unsqueeze(0)
+
+    def logits(**changes):
+        with torch.no_grad():
+            return model(**inputs, decoder_input_ids=targets, **changes).logits
+
+    assert torch.equal(logits(decoder_position_ids=places), logits())
+    difference = (logits(decoder_position_ids=places + 4) - logits()).abs().max()
+    assert difference > 1e-2 if has_places else difference < 1e-4
+
+
+def test_cross_attention_rotates_as_self_attention_does():
+    """With the states of the target itself as those of the source, and the same weights, it is self-attention."""
+    decoder = ModelTester(decoder={"cross_attention_rope": True, "num_hidden_layers": 1}).model().get_decoder()
+    layer, states = decoder.layers[0], torch.randn(2, 6, 32)
+    sizes = [layer.encoder_attn.q_proj.out_features, layer.encoder_attn.kv_proj.out_features]
+    for name in ("weight", "bias"):
+        queries, keys_and_values = getattr(layer.self_attn.qkv_proj, name).detach().split(sizes)
+        getattr(layer.encoder_attn.q_proj, name).data = queries
+        getattr(layer.encoder_attn.kv_proj, name).data = keys_and_values
+    layer.encoder_attn.o_proj.load_state_dict(layer.self_attn.o_proj.state_dict())
+    angles = decoder.rotary_emb(states, torch.arange(6).unsqueeze(0))
+    attention = {"attention_interface": eager_attention_forward}
+    with torch.no_grad():
+        expected, _ = layer.self_attn(states, angles, **attention)
+        actual, _ = layer.encoder_attn(
+            states, angles, key_value_states=states, key_position_embeddings=angles, **attention
+        )
+    torch.testing.assert_close(actual, expected)
+
+
+def test_cross_attention_does_not_rotate_by_a_base_that_follows_the_length():
+    rope = {**SCALINGS["dynamic"], "rope_theta": 100.0}
+    with pytest.raises(ValueError, match="cross_attention_rope does not go with rope_type 'dynamic'"):
+        ModelTester(decoder={"rope_parameters": rope, "cross_attention_rope": True}).config()
 
 
 @pytest.mark.parametrize("scaling", ["linear", "yarn", "llama3"])
@@ -107,7 +148,7 @@ def test_dynamic_scaling_goes_by_the_last_position(dynamic):
     """A token of a long sequence is turned as in the whole sequence, also where it comes alone."""
     rotary, positions = dynamic.model().get_encoder().rotary_emb, torch.arange(TRAINED + 8).unsqueeze(0)
     for whole, part in zip(rotary(torch.zeros(1), positions), rotary(torch.zeros(1), positions[:, -2:]), strict=True):
-        assert torch.equal(whole[:, -2:], part)
+        assert torch.equal(whole[:, :, -2:], part)
 
 
 def test_dynamic_scaling_keeps_no_memory_of_other_calls(dynamic):

@@ -20,10 +20,11 @@ VARIANTS = {
             "qk_norm": True,
         },
     ),
-    # every width differs between the halves: only decoder embedding and head can be shared; the decoder is the deeper
+    # every width differs between the halves: only decoder embedding and head can be shared; the decoder is the deeper,
+    # and its cross-attention compares places
     "unequal_halves": ModelTester(
         encoder={"hidden_size": 48, "intermediate_size": 64, "num_key_value_heads": 4, "head_dim": 18},
-        decoder={"num_key_value_heads": 1, "num_hidden_layers": 4},
+        decoder={"num_key_value_heads": 1, "num_hidden_layers": 4, "cross_attention_rope": True},
         lm_head_bias=True,
     ),
 }

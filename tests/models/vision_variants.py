@@ -29,6 +29,7 @@ VISION_VARIANTS = {
     "one_view": VisionTester(encoder={"image_grid_pinpoints": []}),
     "one_view_within_a_budget": VisionTester(encoder={"image_grid_pinpoints": [], "max_image_tokens": 10}),
     "pooling": VisionTester(encoder={"image_state_pooling": 3}),
+    "pooling_and_places": VisionTester(encoder={"image_state_pooling": 3}, decoder={"cross_attention_rope": True}),
     "larger_views": VisionTester(encoder={"image_size": 12}),
     "siglip": VisionTester(encoder={"vision_config": SIGLIP, "vision_feature_layer": -1}),
     "dinov2": VisionTester(encoder={"vision_config": {**DINO, "image_size": 8}}),
