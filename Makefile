@@ -72,7 +72,8 @@ results-translation: $(INSTALLED)  ## Train two translators from Java to C# for 
 	  --minutes 60 --output_dir outputs/small_translator
 	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/java_to_csharp
 	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output outputs/copy
-	set -e; for model in $(TRANSLATORS); do $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --output $$model/scores; done
+	set -e; for model in $(TRANSLATORS); do \
+	  $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --max-new-tokens 512 --output $$model/scores; done
 	$(BIN)/python examples/java_to_csharp_report.py outputs/copy $(TRANSLATORS:=/scores)
 
 results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (long)
