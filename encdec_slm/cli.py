@@ -132,6 +132,11 @@ def _add_convert_decoder_only(sources: Any) -> None:
         help="start from the self-attention of the layer, or so that the decoder does not hear the encoder yet "
         "(default: zero)",
     )
+    convert.add_argument(
+        "--cross-attention-rope",
+        action="store_true",
+        help="rotate queries and keys of cross-attention by their places, for answers that follow their source",
+    )
     convert.add_argument("--gguf-file", metavar="NAME", help="GGUF file in the folder or repository")
     convert.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
     convert.add_argument("--dtype", choices=("auto", *DTYPES), help="of the weights (default: the source's)")

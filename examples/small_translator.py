@@ -69,6 +69,9 @@ class SmallTranslatorArguments:
     encoder_layers: int = field(default=4, metadata={"help": "Layers of the encoder."})
     decoder_layers: int = field(default=2, metadata={"help": "Layers of the decoder."})
     copy_share: float = field(default=0.08, metadata={"help": "Part of the time in which random tokens are copied."})
+    cross_attention_rope: bool = field(
+        default=True, metadata={"help": "Whether cross-attention compares places: a translation follows its source."}
+    )
     vocab_size: int = field(default=4_000, metadata={"help": "Most tokens of the vocabulary."})
 
 
@@ -86,10 +89,13 @@ def build_model(
         "dropout": 0.0,
         "attention_dropout": 0.0,
     }
+    of_the_decoder = {
+        "num_hidden_layers": translator.decoder_layers,
+        "cross_attention_rope": translator.cross_attention_rope,
+    }
     config = EncDecSLMConfig(
         encoder=stack | {"num_hidden_layers": translator.encoder_layers},
-        # a translation follows its source place by place
-        decoder=stack | {"num_hidden_layers": translator.decoder_layers, "cross_attention_rope": True},
+        decoder=stack | of_the_decoder,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -90,6 +90,7 @@ def from_decoder_only(
     split: str = DEFAULT_SPLIT,
     layers: str | None = None,
     cross_attention: CrossAttention = DEFAULT_CROSS_ATTENTION,
+    cross_attention_rope: bool = False,
     tokenizer: PreTrainedTokenizerBase | str | PathLike[str] | None = None,
     gguf_file: str | None = None,
     dtype: torch.dtype | str = "auto",
@@ -112,6 +113,7 @@ def from_decoder_only(
             both stacks, or ENCODER/DECODER as in `first/0-4,25-29`.
         cross_attention: `self` copies the self-attention of the layer. `zero` does too but for the output
             projection, which is zero: the decoder starts as a language model that does not hear the encoder.
+        cross_attention_rope: Whether cross-attention rotates queries and keys, as the source's self-attention does.
         tokenizer: Tokenizer or folder of one, which tells the special tokens; by default the source's. An object is
             not changed.
         gguf_file: File of the folder or repository, if its weights are GGUF; they are unpacked.
@@ -133,7 +135,7 @@ def from_decoder_only(
     choose = partial(
         choose_layers, encoder_layers=encoder_layers, decoder_layers=decoder_layers, split=split, layers=layers
     )
-    return _start(source, choose, cross_attention, tokenizer, dtype).model
+    return _start(source, choose, cross_attention, cross_attention_rope, tokenizer, dtype).model
 
 
 def convert_decoder_only(
@@ -145,6 +147,7 @@ def convert_decoder_only(
     split: str = DEFAULT_SPLIT,
     layers: str | None = None,
     cross_attention: CrossAttention = DEFAULT_CROSS_ATTENTION,
+    cross_attention_rope: bool = False,
     tokenizer: PreTrainedTokenizerBase | str | PathLike[str] | None = None,
     gguf_file: str | None = None,
     dtype: torch.dtype | str = "auto",
@@ -165,6 +168,7 @@ def convert_decoder_only(
         split: Layers of encoder and decoder as fractions of the source's.
         layers: Which layers of the source.
         cross_attention: `self` or `zero`.
+        cross_attention_rope: Whether cross-attention rotates queries and keys.
         tokenizer: Tokenizer or folder of one; by default the source's.
         gguf_file: File of the folder or repository.
         dtype: Of the weights.
@@ -188,7 +192,7 @@ def convert_decoder_only(
     if isinstance(tokenizer, str | PathLike):
         inputs.append(Path(tokenizer))
     with output_folder(output, overwrite=overwrite, inputs=inputs) as folder:
-        started = _start(source, choose, cross_attention, tokenizer, dtype)
+        started = _start(source, choose, cross_attention, cross_attention_rope, tokenizer, dtype)
         started.model.save_pretrained(folder)
         if started.tokenizer is None:
             logger.warning("The source has no tokenizer, and none is saved with the model: give one.")
@@ -223,6 +227,7 @@ def _start(
     source: PreTrainedModel | Checkpoint,
     choose: Callable[[int], LayerChoice],
     cross_attention: CrossAttention,
+    cross_attention_rope: bool,
     tokenizer: PreTrainedTokenizerBase | str | PathLike[str] | None,
     dtype: torch.dtype | str,
 ) -> _Started:
@@ -237,7 +242,7 @@ def _start(
     weights = DecoderOnlyTensors.of_model(model, family, wanted_dtype)
     tokenizer = _tokenizer(tokenizer, source, config.vocab_size)
     tokens = TokenIds.of_decoder_only(config, model.generation_config, tokenizer)
-    our_config, notes = _our_config(config, family, layers, tokens, weights.is_tied)
+    our_config, notes = _our_config(config, family, layers, tokens, weights.is_tied, cross_attention_rope)
     for note in (*notes, *tokens.notes):
         logger.warning(note)
     if model.generation_config is not None and model.generation_config.do_sample:
@@ -247,12 +252,21 @@ def _start(
 
 
 def _our_config(
-    config: PreTrainedConfig, family: Family, layers: LayerChoice, tokens: TokenIds, is_tied: bool
+    config: PreTrainedConfig,
+    family: Family,
+    layers: LayerChoice,
+    tokens: TokenIds,
+    is_tied: bool,
+    cross_attention_rope: bool,
 ) -> tuple[EncDecSLMConfig, list[str]]:
     stack, notes = stack_options(config, family)
     our_config = EncDecSLMConfig(
         encoder={**stack, "num_hidden_layers": len(layers.encoder)},
-        decoder={**stack, "num_hidden_layers": len(layers.decoder)},
+        decoder={
+            **stack,
+            "num_hidden_layers": len(layers.decoder),
+            "cross_attention_rope": cross_attention_rope,
+        },
         **tokens.ids,
         tie_word_embeddings=is_tied and not family.scales_embeddings,
         lm_head_bias=False,

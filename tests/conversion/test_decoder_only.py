@@ -9,6 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from word_tokenizers import save_word_tokenizer
 
 from encdec_slm.conversion import convert_decoder_only, from_decoder_only
+from encdec_slm.models.modeling_encdec_slm_layers import eager_attention_forward
 
 
 ALL_IN_THE_DECODER = {"layers": f"0/0-{LAYERS - 1}"}
@@ -103,6 +104,26 @@ def test_cross_attention_starts_from_self_attention(source):
         if attention.q_proj.bias is not None:
             biases = torch.cat((attention.k_proj.bias, attention.v_proj.bias))
             assert torch.equal(copied.kv_proj.bias, biases)
+
+
+@torch.no_grad()
+def test_rotated_cross_attention_computes_what_self_attention_did(source):
+    """Of the source, among tokens that see each other."""
+    model = from_decoder_only(source, layers="0-1/2,4", cross_attention="self", cross_attention_rope=True).eval()
+    states, places = torch.randn(2, 6, model.config.decoder.hidden_size), torch.arange(6).unsqueeze(0)
+    attention = source.model.layers[2].self_attn.eval()
+    angles = source.model.rotary_emb(states, places)
+    expected, _ = attention(states, position_embeddings=angles, attention_mask=torch.zeros(2, 1, 6, 6))
+    decoder = model.get_decoder()
+    ours = decoder.rotary_emb(states, places)
+    actual, _ = decoder.layers[0].encoder_attn(
+        states,
+        ours,
+        key_value_states=states,
+        key_position_embeddings=ours,
+        attention_interface=eager_attention_forward,
+    )
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_silent_cross_attention_learns_at_once(source):
@@ -204,8 +225,10 @@ def test_folder_is_complete(folder, tmp_path):
 
 @torch.no_grad()
 def test_saved_model_is_the_returned_one(folder, tmp_path):
-    convert_decoder_only(folder, tmp_path / "out", layers="even", cross_attention="self")
-    returned = from_decoder_only(folder, layers="even", cross_attention="self").eval()
+    options = {"layers": "even", "cross_attention": "self", "cross_attention_rope": True}
+    convert_decoder_only(folder, tmp_path / "out", **options)
+    returned = from_decoder_only(folder, **options).eval()
+    assert returned.config.decoder.cross_attention_rope
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
     batch = {"input_ids": tokens(2, 7), "decoder_input_ids": tokens(2, 6)}
     assert torch.equal(model(**batch).logits, returned(**batch).logits)
