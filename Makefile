@@ -58,7 +58,7 @@ results: $(DEMO_FOLDER)/comparison.json  ## The paper's ablations: splits of the
 	$(BIN)/python examples/ablations.py --config examples/configs/ablations_$(if $(GPU),small,tiny).yaml
 	$(BIN)/python examples/ablations_report.py
 
-results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; two hours each, on a GPU minutes)
+results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; hours each, on a GPU minutes)
 	$(BIN)/python examples/distillation_results.py --task docstrings
 	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
 	$(BIN)/python examples/distillation_results_report.py
