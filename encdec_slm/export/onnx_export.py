@@ -123,7 +123,8 @@ def _refuse_vision(
             "it out"
         )
     encoder: Any = config.encoder
-    if encoder.image_state_pooling > 1 and config.decoder.cross_attention_rope:
+    decoder: Any = config.decoder
+    if encoder.image_state_pooling > 1 and decoder.cross_attention_rope:
         raise ValueError(
             "decoder.cross_attention_rope and encoder.image_state_pooling are set, but the graph of cross-attention "
             "is not told which of the averaged states are padding: a model with one of both can be exported"
