@@ -77,7 +77,7 @@ class EncoderGraph(nn.Module):
     def read(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Returns the encoder states of embeddings; both have the shape `(batch, source, hidden)`."""
         encoder = self.encoder
-        position_embeddings = encoder.rotary_emb(states, positions_of(states))
+        position_embeddings = encoder.rotary_emb.for_heads(states, positions_of(states))
         mask = masked(attention_mask[:, None, None] != 0)
         for layer in encoder.layers:
             states = layer(
@@ -93,7 +93,7 @@ class EncoderGraph(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Returns what cross-attention reads of encoder states, layer by layer; the mask is of `(batch, source)`."""
         attentions: Any = self.cross_attentions
-        rotated = self.rotary_emb(states, positions_of(states, attention_mask)) if self.rotary_emb else None
+        rotated = self.rotary_emb.for_heads(states, positions_of(states, attention_mask)) if self.rotary_emb else None
         # the query is of no interest: what projects it is left out of the graph
         nothing = states.new_zeros(1, 1, attentions[0].q_proj.in_features)
         heads = [
@@ -168,7 +168,7 @@ class DecoderGraph(nn.Module):
             position_ids = filled.long().sum(dim=1, keepdim=True) - 1
             cache = StaticCache(pairs, torch.arange(past[0].shape[2], device=states.device) == position_ids[0])
             readable = filled
-        position_embeddings = decoder.rotary_emb(states, position_ids)
+        position_embeddings = decoder.rotary_emb.for_heads(states, position_ids)
         # once for each of the heads that share a key
         groups = decoder.layers[0].self_attn.num_key_value_groups
         causal_mask = masked(readable).repeat(groups, 1)[None, None]

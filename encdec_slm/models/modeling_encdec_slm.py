@@ -232,7 +232,7 @@ class EncDecSLMEncoderStack(EncDecSLMPreTrainedModel):
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        position_embeddings = self.rotary_emb.for_heads(hidden_states, position_ids)
         attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for encoder_layer in self.layers:
             hidden_states = encoder_layer(
@@ -303,14 +303,14 @@ class EncDecSLMDecoderStack(EncDecSLMPreTrainedModel):
         # CODEPATH: as above; keys in the cache are rotated already
         if has_places and not (is_pair and past_key_values.is_updated.get(0)):
             places = positions_of(encoder_hidden_states, encoder_attention_mask)
-            encoder_position_embeddings = self.rotary_emb(hidden_states, places)
+            encoder_position_embeddings = self.rotary_emb.for_heads(hidden_states, places)
         encoder_attention_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        position_embeddings = self.rotary_emb.for_heads(hidden_states, position_ids)
         attention_interface = get_attention_interface(self.config, hidden_states.shape[1])
         for decoder_layer in self.layers:
             hidden_states = decoder_layer(

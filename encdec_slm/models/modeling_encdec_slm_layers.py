@@ -118,18 +118,23 @@ class EncDecSLMRotaryEmbedding(nn.Module):
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cosines and sines of all heads, shape `(batch, 1, length, head_dim)`, for `(batch, length)`."""
+        """Returns cosines and sines, shape `(batch, length, head_dim)`, for positions of shape `(batch, length)`."""
         inv_freq = self.inv_freq
         # CODEPATH: checkpoints with `rope_factor` > 1, for inputs longer than those trained on
         if self.rope_type == "dynamic":
             seq_len = position_ids.max() + 1
             inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, device=x.device, seq_len=seq_len)
         inv_freq = inv_freq.to(device=x.device, dtype=torch.float)
-        angles = position_ids[:, None, :, None] * torch.cat((-inv_freq, inv_freq))
+        angles = position_ids[..., None] * torch.cat((-inv_freq, inv_freq))
         cos, sin = angles.cos(), angles.sin()
         if self.attention_scaling != 1.0:
             cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
+
+    def for_heads(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns them as `rotate` reads them, shape `(batch, 1, length, head_dim)`."""
+        cos, sin = self(x, position_ids)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -120,7 +120,7 @@ def test_rotated_cross_attention_computes_what_self_attention_did(source):
     angles = source.model.rotary_emb(states, places)
     expected, _ = attention(states, position_embeddings=angles, attention_mask=torch.zeros(2, 1, 6, 6))
     decoder = model.get_decoder()
-    ours = decoder.rotary_emb(states, places)
+    ours = decoder.rotary_emb.for_heads(states, places)
     actual, _ = decoder.layers[0].encoder_attn(
         states,
         ours,

@@ -55,8 +55,7 @@ def test_pairs_of_dimensions_turn_by_their_angle():
     model = with_scaling("default").model()
     positions = torch.tensor([[0, 1, 5, 11]])
     states = torch.randn(1, 2, 4, 16)
-    cos, sin = model.get_encoder().rotary_emb(states, positions)
-    turned = rotate(states, cos, sin)
+    turned = rotate(states, *model.get_encoder().rotary_emb.for_heads(states, positions))
     # dimension i and i + 8 are the two parts of a complex number, turned by position * 100^(-i / 8)
     angles = positions[0, :, None] * 100.0 ** -(torch.arange(8) / 8)
     by_hand = torch.complex(states[..., :8], states[..., 8:]) * torch.polar(torch.ones_like(angles), angles)
@@ -65,10 +64,10 @@ def test_pairs_of_dimensions_turn_by_their_angle():
 
 def test_rotation_keeps_lengths_but_for_the_scale_of_yarn(scaled):
     rotary, states = scaled.model().get_encoder().rotary_emb, torch.randn(1, 2, 7, 16)
-    cos, sin = rotary(states, torch.arange(7).unsqueeze(0))
+    angles = rotary.for_heads(states, torch.arange(7).unsqueeze(0))
     # √(1/t) of arXiv 2309.00071, section 3.4
     scale = 0.1 * math.log(4) + 1 if rotary.rope_type == "yarn" else 1
-    turned = rotate(states, cos, sin)
+    turned = rotate(states, *angles)
     torch.testing.assert_close(turned.norm(dim=-1), scale * states.norm(dim=-1))
 
 
@@ -109,7 +108,7 @@ def test_cross_attention_rotates_as_self_attention_does():
         getattr(layer.encoder_attn.q_proj, name).data = queries
         getattr(layer.encoder_attn.kv_proj, name).data = keys_and_values
     layer.encoder_attn.o_proj.load_state_dict(layer.self_attn.o_proj.state_dict())
-    angles = decoder.rotary_emb(states, torch.arange(6).unsqueeze(0))
+    angles = decoder.rotary_emb.for_heads(states, torch.arange(6).unsqueeze(0))
     attention = {"attention_interface": eager_attention_forward}
     with torch.no_grad():
         expected, _ = layer.self_attn(states, angles, **attention)
@@ -148,7 +147,7 @@ def test_dynamic_scaling_goes_by_the_last_position(dynamic):
     """A token of a long sequence is turned as in the whole sequence, also where it comes alone."""
     rotary, positions = dynamic.model().get_encoder().rotary_emb, torch.arange(TRAINED + 8).unsqueeze(0)
     for whole, part in zip(rotary(torch.zeros(1), positions), rotary(torch.zeros(1), positions[:, -2:]), strict=True):
-        assert torch.equal(whole[:, :, -2:], part)
+        assert torch.equal(whole[:, -2:], part)
 
 
 def test_dynamic_scaling_keeps_no_memory_of_other_calls(dynamic):
