@@ -11,10 +11,9 @@ one without. Students are those of `start_students.py`. With each seed a student
 once with cross-entropy alone and once with the divergence from the teacher beside it (`--alpha`). All are scored on
 the same held-out rows: loss in nats a token of the target, and BLEU or ROUGE-L of greedy answers.
 
-Minutes on a GPU, on two cores hours, of which those without matrix instructions spend half on the teacher: fewer
-steps (`--teacher_steps`, `--max_steps`) and rows (`--train_rows`) take less. Each part is kept as soon as it is done:
-started again, the script goes on where it was stopped. `--parts teacher` and `--parts students` do one of the two,
-`--students` and `--seeds` less of the second.
+Minutes on a GPU, hours on two cores; fewer steps (`--teacher_steps`, `--max_steps`) and rows (`--train_rows`) take
+less. Each part is kept as soon as it is done: started again, the script goes on where it was stopped. `--parts` names
+one of teacher and students; `--students` and `--seeds` leave out some of the latter.
 """
 
 import copy

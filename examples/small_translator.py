@@ -147,7 +147,11 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
     )
     trainer.train()
     trainer.save_model()
-    label = "from random weights" if translator.copy_share else "from random weights, nothing copied first"
+    without = {
+        "nothing copied first": not translator.copy_share,
+        "no places in cross-attention": not translator.cross_attention_rope,
+    }
+    label = ", ".join(["from random weights", *(name for name, is_so in without.items() if is_so)])
     write_record(trainer, clock, translator.threads, label=label, pairs=short_first.given)
 
 

@@ -26,7 +26,6 @@ class Student:
         label: What a reader is told of it.
         layers: Layers of the source as `from_decoder_only` reads them, `ENCODER/DECODER`.
         cross_attention: What cross-attention starts from, `zero` or `self`.
-        cross_attention_rope: Whether it compares places.
         is_random: Whether the weights of that architecture are drawn anew.
         hidden_size: Of a smaller architecture with random weights, whose layers `layers` then counts.
         learning_rate: Of all parameters without a rate of their own.
@@ -41,7 +40,6 @@ class Student:
     label: str
     layers: str
     cross_attention: str = "zero"
-    cross_attention_rope: bool = False
     is_random: bool = False
     hidden_size: int | None = None
     learning_rate: float
@@ -56,11 +54,7 @@ class Student:
         if self.hidden_size is not None:
             return small_model(source, self.hidden_size, *map(int, self.layers.split("/")))
         model = from_decoder_only(
-            source,
-            layers=self.layers,
-            cross_attention=self.cross_attention,
-            cross_attention_rope=self.cross_attention_rope,
-            dtype=torch.float32,
+            source, layers=self.layers, cross_attention=self.cross_attention, dtype=torch.float32
         )
         if self.is_random:
             return EncDecSLMForConditionalGeneration(model.config)

@@ -36,6 +36,15 @@ def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
     assert record["minutes"] >= 0.05
 
 
+def test_what_is_left_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_translator, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
+    without = ["--copy_share", "0", "--cross_attention_rope", "false", "--output_dir", str(tmp_path)]
+    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, *without])
+    assert not AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.decoder.cross_attention_rope
+    label = json.loads((tmp_path / TRAINING).read_text())["label"]
+    assert label == "from random weights, nothing copied first, no places in cross-attention"
+
+
 @pytest.mark.slow
 def test_two_processes_end_at_one_time(tmp_path):
     # were the end not agreed upon, one would wait for the other until the time is out

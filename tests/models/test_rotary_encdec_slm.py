@@ -7,7 +7,7 @@ import torch
 from model_tester import ModelTester
 
 from encdec_slm.models.configuration_encdec_slm import SUPPORTED_ROPE_TYPES
-from encdec_slm.models.modeling_encdec_slm_layers import eager_attention_forward, rotate
+from encdec_slm.models.modeling_encdec_slm_layers import rotate
 
 
 TRAINED = 16
@@ -96,26 +96,6 @@ def test_cross_attention_compares_places_if_it_is_to(has_places):
     assert torch.equal(logits(decoder_position_ids=places), logits())
     difference = (logits(decoder_position_ids=places + 4) - logits()).abs().max()
     assert difference > 1e-2 if has_places else difference < 1e-4
-
-
-def test_cross_attention_rotates_as_self_attention_does():
-    """With the states of the target itself as those of the source, and the same weights, it is self-attention."""
-    decoder = ModelTester(decoder={"cross_attention_rope": True, "num_hidden_layers": 1}).model().get_decoder()
-    layer, states = decoder.layers[0], torch.randn(2, 6, 32)
-    sizes = [layer.encoder_attn.q_proj.out_features, layer.encoder_attn.kv_proj.out_features]
-    for name in ("weight", "bias"):
-        queries, keys_and_values = getattr(layer.self_attn.qkv_proj, name).detach().split(sizes)
-        getattr(layer.encoder_attn.q_proj, name).data = queries
-        getattr(layer.encoder_attn.kv_proj, name).data = keys_and_values
-    layer.encoder_attn.o_proj.load_state_dict(layer.self_attn.o_proj.state_dict())
-    angles = decoder.rotary_emb.for_heads(states, torch.arange(6).unsqueeze(0))
-    attention = {"attention_interface": eager_attention_forward}
-    with torch.no_grad():
-        expected, _ = layer.self_attn(states, angles, **attention)
-        actual, _ = layer.encoder_attn(
-            states, angles, key_value_states=states, key_position_embeddings=angles, **attention
-        )
-    torch.testing.assert_close(actual, expected)
 
 
 def test_cross_attention_does_not_rotate_by_a_base_that_follows_the_length():
