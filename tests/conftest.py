@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread, a seed per test, and the smallest model, tokenizer and pipeline."""
 
+import gc
 import os
 from string import ascii_lowercase, ascii_uppercase, digits
 
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items):
     """The library gives the `__init__` of a configuration the docstring of the class: its example is run once."""
     names = {item.name for item in items}
     items[:] = [item for item in items if not (item.name.endswith(".__init__") and item.name[:-9] in names)]
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: to look for garbage in it, as after each training, would take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
