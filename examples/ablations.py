@@ -125,7 +125,7 @@ def train(
         "seed": training.seed,
         "parameters": model.num_parameters(),
         "training_seconds": round(trained.metrics["train_runtime"], 1),
-        "loss": loss_per_token(model, batches, torch.float32),
+        "loss": loss_per_token(model, batches),
         "phoneme_error_rate": rates["phonemes"],
         "word_error_rate": rates["words"],
     }

@@ -28,7 +28,7 @@ import finetune_teacher
 import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
-from precision import bfloat16_is_faster
+from precision import bfloat16_is_faster, training_dtype
 from result_files import Parts, machine
 from scoring import answer, loss_per_token
 from start_students import STUDENTS, small_model
@@ -257,14 +257,15 @@ class Comparison:
         batches = [
             {name: batch[name] for name in STUDENT_INPUTS} for batch in trainer.get_test_dataloader(self.scored_rows)
         ]
-        answers = answer(model, batches, tokenizer, args.max_target_length)
+        dtype = training_dtype(args)
+        answers = answer(model, batches, tokenizer, args.max_target_length, dtype)
         return {
             "student": name,
             "label": student.label,
             "objective": objective,
             "seed": seed,
             "parameters": model.num_parameters(),
-            "loss": loss_per_token(model, batches),
+            "loss": loss_per_token(model, batches, dtype),
             "score": self.task.score(answers, targets_of(batches, tokenizer)),
         }
 

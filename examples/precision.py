@@ -3,6 +3,7 @@
 import time
 
 import torch
+from transformers import TrainingArguments
 
 
 def bfloat16_is_faster(size: int = 512, turns: int = 5) -> bool:
@@ -27,3 +28,8 @@ def bfloat16_is_faster(size: int = 512, turns: int = 5) -> bool:
             seconds[dtype].append(time.perf_counter() - began)
     float32, bfloat16 = (min(taken[1:]) for taken in seconds.values())
     return bfloat16 < float32
+
+
+def training_dtype(args: TrainingArguments) -> torch.dtype:
+    """The type in which a training computes its products."""
+    return torch.bfloat16 if args.bf16 else torch.float32

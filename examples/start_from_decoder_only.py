@@ -27,7 +27,7 @@ import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
 from filelock import FileLock
-from precision import bfloat16_is_faster
+from precision import bfloat16_is_faster, training_dtype
 from result_files import machine, write_json
 from scoring import answer, loss_per_token
 from start_adaptation import continue_texts, copy_tokens
@@ -170,14 +170,16 @@ class Examination:
         """
         model = self.trainer.model
         model.eval()
-        loss = loss_per_token(model, self._batches())
-        examples = step * self.trainer.args.train_batch_size
+        args = self.trainer.args
+        dtype = training_dtype(args)
+        loss = loss_per_token(model, self._batches(), dtype)
+        examples = step * args.train_batch_size
         point = {"minutes": mark / 60, "seconds": seconds, "examples": examples, "loss": loss}
         line = f"{self.label:<16}{seconds:>7.0f} s {examples:>7,} examples   loss {loss:6.3f}"
         # a student that has learnt nothing babbles: slow, and no news
         if step:
             point["score"] = self.task.score(
-                answer(model, self._batches(), self.trainer.processing_class, LONGEST), self.targets
+                answer(model, self._batches(), self.trainer.processing_class, LONGEST, dtype), self.targets
             )
             line += f"   {self.task.metric} {point['score']:5.1f}"
         model.train()
