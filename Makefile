@@ -58,9 +58,12 @@ results: $(DEMO_FOLDER)/comparison.json  ## The paper's ablations: splits of the
 	$(BIN)/python examples/ablations.py --config examples/configs/ablations_$(if $(GPU),small,tiny).yaml
 	$(BIN)/python examples/ablations_report.py
 
-results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks; hours each, on a GPU minutes)
-	$(BIN)/python examples/distillation_results.py --task docstrings
-	$(if $(CODEXGLUE),$(BIN)/python examples/distillation_results.py --task codexglue --data_dir $(CODEXGLUE))
+# what a GPU has time for
+LONGER := --teacher_steps 600 --train_rows 4000 --max_steps 500 --students half small
+DISTIL := $(BIN)/python examples/distillation_results.py $(if $(GPU),$(LONGER) --output_dir outputs/distillation_longer)
+results-distillation: $(INSTALLED)  ## Compare distillation with labels alone (CODEXGLUE=FOLDER for both tasks, GPU=1 for more; hours)
+	$(DISTIL) $(DOCSTRINGS)
+	$(if $(CODEXGLUE),$(DISTIL) $(JAVA_TO_CSHARP))
 	$(BIN)/python examples/distillation_results_report.py
 
 TRANSLATION = --task codexglue_java_cs --data $(CODEXGLUE)/valid.java $(CODEXGLUE)/valid.cs

@@ -11,9 +11,10 @@ one without. Students are those of `start_students.py`. With each seed a student
 once with cross-entropy alone and once with the divergence from the teacher beside it (`--alpha`). All are scored on
 the same held-out rows: loss in nats a token of the target, and BLEU or ROUGE-L of greedy answers.
 
-Minutes on a GPU, hours on two cores; fewer steps (`--teacher_steps`, `--max_steps`) and rows (`--train_rows`) take
-less. Each part is kept as soon as it is done: started again, the script goes on where it was stopped. `--parts` names
-one of teacher and students; `--students` and `--seeds` leave out some of the latter.
+Two hours of one slow core for each task, minutes of a GPU, which has time for more steps (`--teacher_steps`,
+`--max_steps`) and rows (`--train_rows`). Each part is kept as soon as it is done: started again, the script goes on
+where it was stopped. `--parts` names one of teacher and students; `--students` and `--seeds` are which of the latter,
+and how often.
 """
 
 import copy
@@ -50,7 +51,7 @@ OBJECTIVES = ("labels", "teacher")
 TOP_K = 64
 RECIPE = {
     "alpha": 0.5,
-    "max_steps": 500,
+    "max_steps": 200,
     "max_source_length": 128,
     "max_target_length": 128,
     # a beginning and an end, as the layers know it that a student starts from
@@ -90,11 +91,11 @@ class ResultsArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
     parts: list[str] = field(default_factory=lambda: [*PARTS], metadata={"help": "Of teacher and students."})
     students: list[str] = field(
-        default_factory=lambda: ["half", "small"], metadata={"help": f"Of {', '.join(STUDENTS)}."}
+        default_factory=lambda: ["half"], metadata={"help": f"Of {', '.join(STUDENTS)}."}
     )
     seeds: int = field(default=2, metadata={"help": "Trainings of each student with each objective."})
-    teacher_steps: int = field(default=600, metadata={"help": "Steps of the teacher, of 8 rows."})
-    train_rows: int = field(default=4000, metadata={"help": "Rows to learn from."})
+    teacher_steps: int = field(default=100, metadata={"help": "Steps of the teacher, of 8 rows."})
+    train_rows: int = field(default=800, metadata={"help": "Rows to learn from."})
     score_rows: int = field(default=100, metadata={"help": "Rows that are answered, and of which the loss is taken."})
     skip_rows: int = field(default=60, metadata={"help": "Rows before those, on which recipes were chosen."})
     threads: int = field(default=2, metadata={"help": "CPU threads."})

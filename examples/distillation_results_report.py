@@ -1,8 +1,8 @@
-"""The tables and the plot of `distillation_results.py`.
+"""Draws what `distillation_results.py` has found, and writes its tables into the README, between its markers.
 
     python examples/distillation_results_report.py
 
-Reads `distillation_*.json` in `examples/results`, prints a Markdown table for each task and draws all scores.
+Reads `distillation_*.json` in `examples/results`.
 """
 
 import argparse
@@ -13,11 +13,13 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from readme_blocks import README, RESULTS, write_report
 from result_files import spread
 
 
 mpl.use("Agg")
-RESULTS = Path(__file__).parent / "results"
+BLOCK = "distillation"
+PLOT = "distillation_results.png"
 TASKS = {"codexglue": "Java to C#", "docstrings": "function to docstring"}
 LEARNT_FROM = {"labels": "labels", "teacher": "labels and teacher", "teacher itself": "labels"}
 
@@ -48,21 +50,73 @@ def grouped(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     return dict(sorted(groups.items(), key=lambda group: group[0][1] != "teacher itself"))
 
 
+def differences(records: Sequence[Record], quantity: str) -> dict[str, list[float]]:
+    """What the teacher changes, by the label of a student: a number for each seed that has learnt in both ways."""
+    by_seed = {
+        (record["label"], record["objective"], record["seed"]): record[quantity]
+        for record in records
+        if record["objective"] != "teacher itself"
+    }
+    changes: dict[str, list[float]] = {}
+    for (label, objective, seed), value in by_seed.items():
+        if objective == "teacher" and (label, "labels", seed) in by_seed:
+            changes.setdefault(label, []).append(value - by_seed[label, "labels", seed])
+    return changes
+
+
 def table(task: str, records: Sequence[Record]) -> str:
     """Loss and score of teacher and students as Markdown."""
     settings = records[0]["settings"]
+    machines = "; ".join(sorted({record["machine"] for record in records}))
+    metric = records[0]["metric"]
     lines = [
-        f"{TASKS[task]}: {settings['score_rows']} held-out rows, students trained for {settings['max_steps']} steps",
+        f"{TASKS[task]}, `python examples/distillation_results.py {options(task, records)}`: "
+        f"{settings['train_rows']:,} rows to learn from, {settings['score_rows']} held-out rows scored ({machines}):",
         "",
-        f"| model | learnt from | parameters | seeds | loss, nats a token | {records[0]['metric']} |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| model | learnt from | steps of {settings['per_device_train_batch_size']} rows | parameters | seeds "
+        f"| loss, nats a token | {metric} |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for (label, objective), of_group in grouped(records).items():
         losses = spread([record["loss"] for record in of_group], 3)
         scores = spread([record["score"] for record in of_group], 1)
         size = f"{of_group[0]['parameters'] / 1e6:.1f}M"
-        lines.append(f"| {label} | {LEARNT_FROM[objective]} | {size} | {len(of_group)} | {losses} | {scores} |")
+        steps = settings["teacher_steps" if objective == "teacher itself" else "max_steps"]
+        lines.append(
+            f"| {label} | {LEARNT_FROM[objective]} | {steps:,} | {size} | {len(of_group)} | {losses} | {scores} |"
+        )
+    changes = {quantity: differences(records, quantity) for quantity in ("loss", "score")}
+    for label in changes["loss"]:
+        loss, score = (signed(changes[quantity][label], digits) for quantity, digits in (("loss", 3), ("score", 1)))
+        lines += ["", f"With the teacher, seed by seed, {label}: loss {loss}, {metric} {score}."]
     return "\n".join(lines)
+
+
+def options(task: str, records: Sequence[Record]) -> str:
+    """The command line's, of what changes how long it takes."""
+    folder = " --data_dir FOLDER" if task == "codexglue" else ""
+    settings = records[0]["settings"]
+    numbers = " ".join(f"--{name} {settings[name]}" for name in ("teacher_steps", "train_rows", "max_steps"))
+    students = " ".join(dict.fromkeys(record["student"] for record in records if "student" in record))
+    return f"--task {task}{folder} {numbers} --students {students}"
+
+
+def signed(changes: Sequence[float], digits: int) -> str:
+    """All changes, each with its sign.
+
+    Example:
+        >>> signed([-0.25, 0.5], 2)
+        '-0.25, +0.50'
+    """
+    return ", ".join(f"{change:+.{digits}f}" for change in changes)
+
+
+def report(results: Path) -> str:
+    """The part of the README: a table for each task, and the picture."""
+    tables = [table(task, records) for task, records in read(results).items()]
+    return "\n\n".join(
+        [*tables, f"![Loss and score of each seed, with and without the teacher](examples/results/{PLOT})"]
+    )
 
 
 def draw(records: dict[str, list[Record]], path: Path) -> None:
@@ -98,20 +152,17 @@ def draw(records: dict[str, list[Record]], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints and draws.
+    """Draws and writes.
 
     Args:
         argv: Command line arguments; those of the process by default.
     """
     parser = argparse.ArgumentParser(description="Tables and plot of distillation_results.py.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
-    parser.add_argument("--plot", type=Path, default=RESULTS / "distillation_results.png", help="picture to write")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files and of the picture")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
     arguments = parser.parse_args(argv)
-    records = read(arguments.results)
-    for task, of_task in records.items():
-        print(table(task, of_task), end="\n\n")
-    draw(records, arguments.plot)
-    print(f"drawn: {arguments.plot}")
+    draw(read(arguments.results), arguments.results / PLOT)
+    write_report(BLOCK, report, arguments.results, arguments.readme)
 
 
 if __name__ == "__main__":

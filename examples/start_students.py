@@ -26,6 +26,7 @@ class Student:
         label: What a reader is told of it.
         layers: Layers of the source as `from_decoder_only` reads them, `ENCODER/DECODER`.
         cross_attention: What cross-attention starts from, `zero` or `self`.
+        cross_attention_rope: Whether it compares places, as self-attention does.
         is_random: Whether the weights of that architecture are drawn anew.
         hidden_size: Of a smaller architecture with random weights, whose layers `layers` then counts.
         learning_rate: Of all parameters without a rate of their own.
@@ -40,6 +41,7 @@ class Student:
     label: str
     layers: str
     cross_attention: str = "zero"
+    cross_attention_rope: bool = False
     is_random: bool = False
     hidden_size: int | None = None
     learning_rate: float
@@ -54,7 +56,11 @@ class Student:
         if self.hidden_size is not None:
             return small_model(source, self.hidden_size, *map(int, self.layers.split("/")))
         model = from_decoder_only(
-            source, layers=self.layers, cross_attention=self.cross_attention, dtype=torch.float32
+            source,
+            layers=self.layers,
+            cross_attention=self.cross_attention,
+            cross_attention_rope=self.cross_attention_rope,
+            dtype=torch.float32,
         )
         if self.is_random:
             return EncDecSLMForConditionalGeneration(model.config)
@@ -213,7 +219,12 @@ ADAPTED = (
 # smaller than the model that it starts from
 DISTILLED = (
     Student(
-        name="half", label="started, 10 + 5 layers", layers="0-9/0-2,28-29", learning_rate=1e-3, frozen=(ENCODER,)
+        name="half",
+        label="started, 10 + 5 layers",
+        layers="0-9/0-2,28-29",
+        cross_attention_rope=True,
+        learning_rate=1e-3,
+        frozen=(ENCODER,),
     ),
 )
 

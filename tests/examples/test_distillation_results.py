@@ -8,6 +8,7 @@ import distillation_results_report as report
 import pytest
 from datasets import Dataset
 from distillation_results import main
+from readme_blocks import markers
 from scoring import bleu
 from start_students import Student
 from tasks import Task
@@ -63,11 +64,15 @@ def test_each_part_is_done_once_and_reported(run, tmp_path, capsys):
     assert again.items() > records.items()
     assert len(again) == 5
     assert "started-teacher-0: done already" in capsys.readouterr().out
-    report.main(["--results", str(tmp_path / "results"), "--plot", str(tmp_path / "plot.png")])
-    printed = capsys.readouterr().out
-    assert f"{records['teacher']['loss']:.3f}" in printed
-    assert "| started | labels and teacher |" in printed
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(markers("distillation")))
+    report.main(["--results", str(tmp_path / "results"), "--readme", str(readme)])
+    text = readme.read_text()
+    assert f"| 2 | {records['teacher']['parameters'] / 1e6:.1f}M | 1 | {records['teacher']['loss']:.3f} |" in text
+    assert "| started | labels and teacher | 3 |" in text
+    by_seed = [again[f"started-teacher-{seed}"]["loss"] - again[f"started-labels-{seed}"]["loss"] for seed in range(2)]
+    assert f"seed by seed, started: loss {by_seed[0]:+.3f}, {by_seed[1]:+.3f}, BLEU" in text
+    assert (tmp_path / "results" / report.PLOT).read_bytes().startswith(b"\x89PNG")
 
 
 def test_results_of_other_settings_are_not_mixed(run):

@@ -4,6 +4,7 @@ import json
 
 import ablations_report
 import assisted_speed_report
+import distillation_results_report
 import efficiency_report
 import engine_speed_report
 import pytest
@@ -97,7 +98,15 @@ def test_missing_or_exchanged_markers_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "report", [ablations_report, assisted_speed_report, efficiency_report, engine_speed_report, quantization_table]
+    "report",
+    [
+        ablations_report,
+        assisted_speed_report,
+        distillation_results_report,
+        efficiency_report,
+        engine_speed_report,
+        quantization_table,
+    ],
 )
 def test_the_readme_says_what_the_records_say(report):
     text = README.read_text(encoding="utf-8")
