@@ -52,10 +52,13 @@ def add_evaluate(commands: Any, loaders: "Sequence[Loader]" = ()) -> None:
         "--prompt", metavar="TEXT", help="what is asked, with columns in braces, instead of the task's"
     )
     evaluate.add_argument(
-        "--template",
+        "--instruction",
         metavar="TEXT",
-        help="what a decoder-only model reads, with the prompt as {source} (default: the task's instruction, in the "
-        "chat template if there is one)",
+        help="what a decoder-only model is told, with the prompt as {source}, in its chat template if it has one "
+        "(default: the task's)",
+    )
+    evaluate.add_argument(
+        "--template", metavar="TEXT", help="all that a decoder-only model reads, with the prompt as {source}"
     )
     evaluate.add_argument("--max-input-tokens", type=int, metavar="N", help="cut longer inputs")
     evaluate.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the task's)")

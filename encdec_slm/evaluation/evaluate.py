@@ -20,7 +20,7 @@ from encdec_slm.evaluation.metrics import METRICS, Metric, Sums, mean_of
 from encdec_slm.evaluation.model_loading import Loader, fingerprint, load_respondent, respondent_of
 from encdec_slm.evaluation.respondents import Respondent, Stopwatch
 from encdec_slm.evaluation.results import Evaluation, Score
-from encdec_slm.evaluation.tasks import Task, find_task
+from encdec_slm.evaluation.tasks import SOURCE, Task, find_task
 
 
 SETTINGS, PREDICTIONS, RESULTS = "settings.json", "predictions.jsonl", "results.json"
@@ -54,6 +54,7 @@ def evaluate(
     limit: int | None = None,
     metrics: Sequence[str] | None = None,
     prompt: str | None = None,
+    instruction: str | None = None,
     template: str | None = None,
     max_input_tokens: int | None = None,
     max_new_tokens: int | None = None,
@@ -81,8 +82,10 @@ def evaluate(
         limit: How many rows, from the first.
         metrics: Names of metrics, instead of the task's.
         prompt: What is asked of a row, instead of the task's, with its columns in braces.
-        template: What a decoder-only model reads, with the prompt as `{source}`, instead of the task's instruction in
-            its chat template.
+        instruction: What a decoder-only model is told in its chat template, with the prompt as `{source}`, instead of
+            the task's: `{source}` alone for one that was trained so.
+        template: What a decoder-only model reads, with the prompt as `{source}`, instead of an instruction in its
+            chat template.
         max_input_tokens: Longer inputs are cut; as the tokenizer says if not given.
         max_new_tokens: Longest answer; the task's if not given.
         num_beams: Width of the beam search; answers are greedy with one, and never sampled.
@@ -99,6 +102,8 @@ def evaluate(
     start = time.perf_counter()
     loading = loading or Loading()
     task = _with_metrics(find_task(task) if isinstance(task, str) else task, metrics)
+    if instruction is not None:
+        task = _with_instruction(task, instruction, template)
     examples = read_examples(task, files=data, config=dataset_config, split=split, limit=limit, prompt=prompt)
     generation = {"max_new_tokens": max_new_tokens or task.max_new_tokens, "num_beams": num_beams, "do_sample": False}
     is_named = isinstance(model, str | PathLike)
@@ -164,6 +169,16 @@ def _with_metrics(task: Task, metrics: Sequence[str] | None) -> Task:
     if unknown:
         raise ValueError(f"there is no metric {', '.join(unknown)}: take some of {', '.join(METRICS)}")
     return task if metrics is None else replace(task, metrics=tuple(metrics))
+
+
+def _with_instruction(task: Task, instruction: str, template: str | None) -> Task:
+    if template is not None:
+        raise ValueError("template and instruction are both given, but a template is all that is read: leave one out")
+    if f"{{{SOURCE}}}" not in instruction:
+        raise ValueError(
+            f"the instruction {instruction!r} has no {{{SOURCE}}}, where the prompt would be: write it there"
+        )
+    return replace(task, instruction=instruction)
 
 
 def _identified(file: str) -> list[str]:

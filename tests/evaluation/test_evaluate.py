@@ -74,6 +74,27 @@ def test_a_decoder_only_model_is_prompted_and_only_what_it_adds_is_scored(
     assert predictions(tmp_path) == alone
 
 
+def test_an_instruction_is_told_in_the_chat_template(rows_file, tiny_tokenizer, tmp_path, monkeypatch):
+    model, given = llama().eval(), {"processing_class": tiny_tokenizer, "data": [rows_file], **SHORT}
+    evaluate(model, "text", output=tmp_path / "read", template="ask do{source}say", **given)
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", "ask{{ messages[0].content }}say")
+    evaluate(model, "text", output=tmp_path / "told", instruction=" do{source}", **given)
+    assert predictions(tmp_path / "told") == predictions(tmp_path / "read")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"instruction": "say it"}, r"the instruction 'say it' has no \{source\}"),
+        ({"instruction": "{source}", "template": "{source}"}, "template and instruction are both given"),
+    ],
+)
+def test_an_instruction_that_cannot_be_told_is_refused(given, message, rows_file, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate(llama(), "text", output=tmp_path / "out", data=[rows_file], **given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tokenizer_that_ends_each_text_does_not_end_a_prompt(rows_file, tmp_path, model_folder):
     tokenizer = build_tokenizer("abcdefghijklmnopqrstuvwxyz", ["AE", "K"])
     assert tokenizer("cat")["input_ids"][-1] == tokenizer.eos_token_id
