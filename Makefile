@@ -70,6 +70,9 @@ TRANSLATION = --task codexglue_java_cs --data $(CODEXGLUE)/valid.java $(CODEXGLU
 # of the small translator's training: one a core, or one a GPU
 PROCESSES ?= 2
 TRANSLATORS := outputs/small_translator outputs/java_to_csharp
+# the one of results-distillation, if it is there
+TRANSLATING_TEACHER := $(wildcard outputs/distillation_results/codexglue/teacher)
+SCORED := outputs/copy $(addsuffix /scores,$(TRANSLATORS) $(TRANSLATING_TEACHER))
 results-translation: $(INSTALLED)  ## Train two translators from Java to C# for an hour each, and score them (CODEXGLUE=FOLDER)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCESSES) examples/small_translator.py --data_dir $(CODEXGLUE) \
 	  --minutes 60 --output_dir outputs/small_translator
@@ -77,7 +80,9 @@ results-translation: $(INSTALLED)  ## Train two translators from Java to C# for 
 	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output outputs/copy
 	set -e; for model in $(TRANSLATORS); do \
 	  $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --max-new-tokens 512 --output $$model/scores; done
-	$(BIN)/python examples/java_to_csharp_report.py outputs/copy $(TRANSLATORS:=/scores)
+	$(if $(TRANSLATING_TEACHER),$(BIN)/encdec-slm evaluate $(TRANSLATING_TEACHER) $(TRANSLATION) --instruction '{source}' \
+	  --max-new-tokens 512 --output $(TRANSLATING_TEACHER)/scores)
+	$(BIN)/python examples/java_to_csharp_report.py $(SCORED)
 
 results-vision: $(INSTALLED)  ## Compare budgets of image tokens, and with a decoder-only model of equal size (long)
 	$(BIN)/python examples/picture_budgets.py

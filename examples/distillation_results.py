@@ -30,10 +30,11 @@ import torch
 from data.smollm2 import smollm2
 from datasets import Dataset
 from precision import bfloat16_is_faster, training_dtype
-from result_files import Parts, machine
+from result_files import Parts, machine, write_json
 from scoring import answer, loss_per_token
 from start_students import STUDENTS, small_model
 from tasks import TASKS, Task, load_task, write_files
+from timed_training import TRAINING
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
@@ -90,9 +91,7 @@ class ResultsArguments:
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the CodeXGLUE files."})
     parts: list[str] = field(default_factory=lambda: [*PARTS], metadata={"help": "Of teacher and students."})
-    students: list[str] = field(
-        default_factory=lambda: ["half"], metadata={"help": f"Of {', '.join(STUDENTS)}."}
-    )
+    students: list[str] = field(default_factory=lambda: ["half"], metadata={"help": f"Of {', '.join(STUDENTS)}."})
     seeds: int = field(default=2, metadata={"help": "Trainings of each student with each objective."})
     teacher_steps: int = field(default=100, metadata={"help": "Steps of the teacher, of 8 rows."})
     train_rows: int = field(default=800, metadata={"help": "Rows to learn from."})
@@ -207,10 +206,15 @@ class Comparison:
                 batch_size=args.per_device_eval_batch_size,
                 teacher_name=self.results.source,
             )
-        return {
+        said = {
             "label": "SmolLM2-135M, fine-tuned",
-            "objective": "teacher itself",
             "parameters": prepared.teacher.model.get_base_model().num_parameters(),
+        }
+        # where a report on the adapter's answers looks for it
+        write_json(self.adapter / TRAINING, said | {"pairs": 8 * self.results.teacher_steps})
+        return {
+            **said,
+            "objective": "teacher itself",
             "tail_probability": report.tail_probability,
             **score_teacher(prepared, self.scored_rows, self.task, self.args),
         }

@@ -60,6 +60,13 @@ def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {metric["type"]: metric for metric in record["metrics"]}
 
 
+def described(record: dict[str, Any]) -> list[str]:
+    """A model's name, parameters, minutes and pairs, with a dash for what is not known."""
+    training = record["training"] or {"label": record["model"]}
+    numbers = (training.get(name) for name in ("parameters", "minutes", "pairs"))
+    return [training["label"], *("-" if number is None else f"{number:,.0f}" for number in numbers)]
+
+
 def report(records: Sequence[dict[str, Any]]) -> str:
     """The part of the README."""
     lines = [
@@ -70,19 +77,14 @@ def report(records: Sequence[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for record in records:
-        found, training = scores(record), record["training"]
+        found = scores(record)
         cells = [
             "{value:.2f} ({0:.2f} to {1:.2f})".format(*metric["args"]["confidence_interval_95"], value=metric["value"])
             for metric in (found[name] for name in METRICS)
         ]
-        if training is None:
-            lines.append(f"| {record['model']} | - | - | - | {' | '.join(cells)} |")
-        else:
-            lines.append(
-                f"| {training['label']} | {training['parameters']:,} | {training['minutes']:.0f} | "
-                f"{training['pairs']:,} | {' | '.join(cells)} |"
-            )
-    machines = dict.fromkeys(record["training"]["machine"] for record in records if record["training"])
+        lines.append(f"| {' | '.join([*described(record), *cells])} |")
+    by_the_clock = (record["training"] for record in records if "minutes" in (record["training"] or {}))
+    machines = dict.fromkeys(training["machine"] for training in by_the_clock)
     lines += ["", f"Trained by the clock on: {'; '.join(machines)}."]
     lines += [
         "",

@@ -20,11 +20,13 @@ def evaluation(model, bleu, exact):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Outputs of two evaluations, the second in the folder of a translator."""
+    """Outputs of three evaluations, two of them in the folder of a translator."""
     for name, content in (
         ("copy/results.json", [evaluation("copy", 20.0, 2.0)]),
         ("trained/scores/results.json", [evaluation("ours", 50.0, 25.0)]),
         ("trained/training.json", TRAINING),
+        ("teacher/scores/results.json", [evaluation("teacher", 70.0, 40.0)]),
+        ("teacher/training.json", {"label": "the teacher", "parameters": 9_000, "pairs": 80}),
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,12 @@ def test_scores_stand_in_the_order_given_beside_the_published_ones(folders):
     assert "| CodeBERT | 79.92 | 59.0 |" in text
     # from the record alone
     assert write(folders) == text
+
+
+def test_what_is_not_known_is_a_dash(folders):
+    text = write(folders, "trained/scores", "teacher/scores")
+    assert "| the teacher | 9,000 | - | 80 | 70.00 (69.00 to 71.00) | 40.00 (39.00 to 41.00) |" in text
+    assert "Trained by the clock on: P." in text
 
 
 def test_what_is_missing_is_named(folders):
