@@ -51,7 +51,8 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"{path} has no {', '.join(sorted(missing))}: use `--task codexglue_java_cs`")
         training = path.parents[1] / TRAINING
         said = json.loads(training.read_text(encoding="utf-8")) if training.exists() else None
-        records.append(record | {"training": said})
+        # how it was called names folders of a machine
+        records.append({name: value for name, value in record.items() if name != "source"} | {"training": said})
     return records
 
 
