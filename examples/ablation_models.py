@@ -22,10 +22,12 @@ class Split:
     Attributes:
         name: What table and picture call it.
         encoder_share: Share of the layers in the encoder; 0 for a decoder-only model.
+        cross_attention_rope: Whether cross-attention compares places, as a decoder-only model does everywhere.
     """
 
     name: str
     encoder_share: float
+    cross_attention_rope: bool = False
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -33,9 +35,14 @@ class Split:
         return self.encoder_share > 0
 
 
+SHARES = {"1/3-2/3": 1 / 3, "1/2-1/2": 1 / 2, "2/3-1/3": 2 / 3}
 SPLITS = {
     split.name: split
-    for split in (Split("1/3-2/3", 1 / 3), Split("1/2-1/2", 1 / 2), Split("2/3-1/3", 2 / 3), Split("decoder-only", 0))
+    for split in (
+        *(Split(name, share) for name, share in SHARES.items()),
+        *(Split(f"{name} with places", share, cross_attention_rope=True) for name, share in SHARES.items()),
+        Split("decoder-only", 0),
+    )
 }
 
 
@@ -75,6 +82,7 @@ def encoder_decoder_config(split: Split, preset: str, tokenizer: PreTrainedToken
     width = encoder.intermediate_size + attention * decoder.num_hidden_layers // layers
     encoder.num_hidden_layers, decoder.num_hidden_layers = encoder_layers, layers - encoder_layers
     encoder.intermediate_size, decoder.intermediate_size = width, width - attention
+    decoder.cross_attention_rope = split.cross_attention_rope
     for stack in (encoder, decoder):
         stack.dropout = stack.attention_dropout = 0.0
     return config

@@ -4,10 +4,11 @@
     python examples/ablations.py --config examples/configs/ablations_tiny.yaml
     python examples/ablations.py --config examples/configs/ablations_tiny.yaml --splits 2/3-1/3 --objectives teacher
 
-An encoder-decoder with a third, a half and two thirds of its layers in the encoder, and a decoder-only model, all of
-as many parameters (`ablation_models.py`), learn English pronunciation for as many steps, on the same words in the same
-order: from the dictionary alone (cross-entropy), and from the probabilities of the demo's teacher too (KD). All are
-scored on words that none of them has seen: loss in nats a token, phonemes and words wrong.
+An encoder-decoder with a third, a half and two thirds of its layers in the encoder, with and without places in
+cross-attention, and a decoder-only model, all of as many parameters (`ablation_models.py`), learn English
+pronunciation for as many steps, on the same words in the same order: from the dictionary alone (cross-entropy), and
+from the probabilities of the demo's teacher too (KD). All are scored on words that none of them has seen: loss in nats
+a token, phonemes and words wrong.
 
 `--config examples/configs/ablations_small.yaml` is the larger one, for a GPU. The flags of `DistillationArguments`
 change the recipe. Each training is kept as soon as it is done: started again, the script goes on where it was stopped.
@@ -131,6 +132,16 @@ def train(
     }
 
 
+def file_name(split: str) -> str:
+    """The name of a split in that of a file.
+
+    Example:
+        >>> file_name("2/3-1/3 with places")
+        '2_3-1_3_with_places'
+    """
+    return split.replace("/", "_").replace(" ", "_")
+
+
 def values_of(records: Sequence[Record], split: str, objective: str, quantity: str) -> list[float]:
     """One number of each seed, in the order of the seeds."""
     found = [record for record in records if (record["split"], record["objective"]) == (split, objective)]
@@ -155,7 +166,7 @@ def table(records: Sequence[Record]) -> str:
 
 def draw(records: Sequence[Record], path: Path) -> None:
     """Draws a bar for each split and objective: the mean of the seeds, and each seed as a point."""
-    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 3), layout="constrained")
     for index, (objective, label) in enumerate(OBJECTIVES.items()):
         found = {split: values_of(records, split, objective, "phoneme_error_rate") for split in SPLITS}
         found = {split: rates for split, rates in found.items() if rates}
@@ -163,7 +174,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axis.bar(places, [mean(rates) for rates in found.values()], width=0.38, label=label, color=f"C{index}")
         for place, rates in zip(places, found.values(), strict=True):
             axis.plot([place] * len(rates), rates, "k.", markersize=5)
-    axis.set_xticks(range(len(SPLITS)), [*SPLITS])
+    axis.set_xticks(range(len(SPLITS)), [name.replace(" with", "\nwith") for name in SPLITS])
     axis.set_title("phonemes wrong, by share of encoder and decoder", loc="left", fontsize=10)
     figure.legend(loc="outside right upper", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
@@ -214,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
                 part = partial(
                     train, SPLITS[name], rows, test, ablation, arguments, is_distilled=objective == "teacher"
                 )
-                record = parts.once(f"{name.replace('/', '_')}-{objective}-{seed}", part)
+                record = parts.once(f"{file_name(name)}-{objective}-{seed}", part)
                 print(f"{record['name']}: {record['phoneme_error_rate']:.3f} of the phonemes wrong", flush=True)
                 records.append(record)
     print(f"\n{table(records)}")
