@@ -93,7 +93,9 @@ class ResultsArguments:
     parts: list[str] = field(default_factory=lambda: [*PARTS], metadata={"help": "Of teacher and students."})
     students: list[str] = field(default_factory=lambda: ["half"], metadata={"help": f"Of {', '.join(STUDENTS)}."})
     seeds: int = field(default=2, metadata={"help": "Trainings of each student with each objective."})
-    teacher_steps: int = field(default=100, metadata={"help": "Steps of the teacher, of 8 rows."})
+    teacher_steps: int = field(
+        default=100, metadata={"help": "Steps of the teacher, of as many rows as the students'."}
+    )
     train_rows: int = field(default=800, metadata={"help": "Rows to learn from."})
     score_rows: int = field(default=100, metadata={"help": "Rows that are answered, and of which the loss is taken."})
     skip_rows: int = field(default=60, metadata={"help": "Rows before those, on which recipes were chosen."})
@@ -211,7 +213,8 @@ class Comparison:
             "parameters": prepared.teacher.model.get_base_model().num_parameters(),
         }
         # where a report on the adapter's answers looks for it
-        write_json(self.adapter / TRAINING, said | {"pairs": 8 * self.results.teacher_steps})
+        pairs = self.results.teacher_steps * self.args.per_device_train_batch_size
+        write_json(self.adapter / TRAINING, said | {"pairs": pairs})
         return {
             **said,
             "objective": "teacher itself",
@@ -233,6 +236,7 @@ class Comparison:
             "max_source_length": self.args.max_source_length,
             "max_target_length": self.args.max_target_length,
             "max_steps": self.results.teacher_steps,
+            "per_device_train_batch_size": self.args.per_device_train_batch_size,
             "bf16": self.args.bf16,
             "use_cpu": self.args.use_cpu,
             "output_dir": unfinished,

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: to look for garbage in it, as after each training, would take half a second."""
+    """What is imported by now stays: each training ends with a search for garbage, which need not look at it again."""
     gc.collect()
     gc.freeze()
 

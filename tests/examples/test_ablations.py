@@ -31,6 +31,7 @@ def test_splits_have_one_number_of_parameters_and_layers_of_one_size(preset):
             sum(weight.numel() for weight in stack.layers.parameters())
             for stack in (model.model.encoder, model.model.decoder)
         )
+        assert model.config.decoder.cross_attention_rope == name.endswith("with places")
         share = float(Fraction(name.partition("-")[0]))
         assert encoder / (encoder + decoder) == pytest.approx(share, abs=0.01)
 

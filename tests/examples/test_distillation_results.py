@@ -55,6 +55,8 @@ def test_each_part_is_done_once_and_reported(run, tmp_path, capsys):
     records = {record["name"]: record for record in run()}
     assert set(records) == {"teacher", "started-labels-0", "started-teacher-0"}
     assert all(record["loss"] > 0 and 0 <= record["score"] <= 100 for record in records.values())
+    said = json.loads((tmp_path / "out/codexglue/teacher/training.json").read_text())
+    assert said == {"label": records["teacher"]["label"], "parameters": records["teacher"]["parameters"], "pairs": 16}
     # one start and one order of rows, but not one objective
     assert records["started-labels-0"]["loss"] != records["started-teacher-0"]["loss"]
     capsys.readouterr()

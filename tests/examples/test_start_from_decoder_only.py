@@ -106,6 +106,12 @@ def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_pa
         assert f"{record['points'][-1]['loss']:.2f}" in printed
 
 
+@pytest.mark.parametrize("has_places", [False, True])
+def test_a_student_has_places_in_cross_attention_if_it_says_so(source, has_places):
+    student = Student(name="a", label="a", layers="0-1/0", learning_rate=1e-3, cross_attention_rope=has_places)
+    assert student.build(str(source)).config.decoder.cross_attention_rope is has_places
+
+
 def test_a_random_student_has_the_architecture_of_the_started_one(source):
     student = Student(name="a", label="a", layers="0-1/0", learning_rate=1e-3)
     started = student.build(str(source))
