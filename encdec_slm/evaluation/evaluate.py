@@ -20,7 +20,7 @@ from encdec_slm.evaluation.metrics import METRICS, Metric, Sums, mean_of
 from encdec_slm.evaluation.model_loading import Loader, fingerprint, load_respondent, respondent_of
 from encdec_slm.evaluation.respondents import Respondent, Stopwatch
 from encdec_slm.evaluation.results import Evaluation, Score
-from encdec_slm.evaluation.tasks import SOURCE, Task, find_task
+from encdec_slm.evaluation.tasks import Task, find_task
 
 
 SETTINGS, PREDICTIONS, RESULTS = "settings.json", "predictions.jsonl", "results.json"
@@ -174,10 +174,6 @@ def _with_metrics(task: Task, metrics: Sequence[str] | None) -> Task:
 def _with_instruction(task: Task, instruction: str, template: str | None) -> Task:
     if template is not None:
         raise ValueError("template and instruction are both given, but a template is all that is read: leave one out")
-    if f"{{{SOURCE}}}" not in instruction:
-        raise ValueError(
-            f"the instruction {instruction!r} has no {{{SOURCE}}}, where the prompt would be: write it there"
-        )
     return replace(task, instruction=instruction)
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from encdec_slm.evaluation.respondents import Copy, ImageTextModel, Respondent, TextModel
-from encdec_slm.evaluation.tasks import SOURCE, Task
+from encdec_slm.evaluation.tasks import Task, refuse_without_source
 
 
 # the name of the baseline that needs no model
@@ -117,8 +117,8 @@ def respondent_of(
     Raises:
         ValueError: If the task has images, but what was given is a tokenizer, or the template lacks the prompt.
     """
-    if template is not None and f"{{{SOURCE}}}" not in template:
-        raise ValueError(f"the template {template!r} has no {{{SOURCE}}}, where the prompt would be: write it there")
+    if template is not None:
+        refuse_without_source("template", template)
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", True))
     if task.images:
         if isinstance(processing_class, PreTrainedTokenizerBase):

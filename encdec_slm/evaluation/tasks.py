@@ -31,6 +31,9 @@ class Task:
         instruction: What a decoder-only model is told, with the prompt as `{source}`.
         no_answer: What is said where the data set has no answer, in words; none if each row has one.
         max_new_tokens: Longest answer, unless told otherwise.
+
+    Raises:
+        ValueError: If the instruction lacks the prompt.
     """
 
     title: str
@@ -48,6 +51,9 @@ class Task:
     no_answer: str | None = None
     max_new_tokens: int = 64
 
+    def __post_init__(self) -> None:
+        refuse_without_source("instruction", self.instruction)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are needed."""
@@ -63,6 +69,20 @@ def fields_of(text: str) -> tuple[str, ...]:
     """
     names = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
     return tuple(dict.fromkeys(name for name in names if name != IMAGE))
+
+
+def refuse_without_source(kind: str, text: str) -> None:
+    """Refuses a text around a prompt that has no place for the prompt.
+
+    Args:
+        kind: What the text is, for the message.
+        text: Should have `{source}`.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if f"{{{SOURCE}}}" not in text:
+        raise ValueError(f"the {kind} {text!r} has no {{{SOURCE}}}, where the prompt would be: write it there")
 
 
 # as the code published with the paper has them
