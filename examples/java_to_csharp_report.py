@@ -51,8 +51,10 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"{path} has no {', '.join(sorted(missing))}: use `--task codexglue_java_cs`")
         training = path.parents[1] / TRAINING
         said = json.loads(training.read_text(encoding="utf-8")) if training.exists() else None
+        settings = json.loads(path.with_name("settings.json").read_text(encoding="utf-8"))
         # how it was called names folders of a machine
-        records.append({name: value for name, value in record.items() if name != "source"} | {"training": said})
+        kept = {name: value for name, value in record.items() if name != "source"}
+        records.append(kept | {"training": said, "num_beams": settings["generation"]["num_beams"]})
     return records
 
 
@@ -62,17 +64,19 @@ def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def described(record: dict[str, Any]) -> list[str]:
-    """A model's name, parameters, minutes and pairs, with a dash for what is not known."""
+    """A model's name and beams, parameters, minutes and pairs, with a dash for what is not known."""
     training = record["training"] or {"label": record["model"]}
     numbers = (training.get(name) for name in ("parameters", "minutes", "pairs"))
-    return [training["label"], *("-" if number is None else f"{number:,.0f}" for number in numbers)]
+    searched = f", {record['num_beams']} beams" if record["num_beams"] > 1 else ""
+    return [training["label"] + searched, *("-" if number is None else f"{number:,.0f}" for number in numbers)]
 
 
 def report(records: Sequence[dict[str, Any]]) -> str:
     """The part of the README."""
     lines = [
-        f"`make results-translation CODEXGLUE=FOLDER`: {records[0]['examples']} pairs for validation, greedy; in "
-        "parentheses 95 % of the bootstrap. Pairs are those of the training, of which there are 10,295.",
+        f"`make results-translation CODEXGLUE=FOLDER`: {records[0]['examples']} pairs for validation, greedy "
+        "where no beams are named; in parentheses 95 % of the bootstrap. Pairs are those of the training, of which there "
+        "are 10,295.",
         "",
         "| | parameters | minutes | pairs | BLEU | exact match, % |",
         "|---|---:|---:|---:|---:|---:|",

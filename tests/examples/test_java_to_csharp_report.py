@@ -8,6 +8,7 @@ from readme_blocks import README, markers, replaced
 
 
 TRAINING = {"label": "started", "minutes": 60.0, "pairs": 800, "parameters": 7_000, "machine": "P"}
+SETTINGS = {"generation": {"num_beams": 1}}
 
 
 def evaluation(model, bleu, exact):
@@ -20,12 +21,17 @@ def evaluation(model, bleu, exact):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Outputs of three evaluations, two of them in the folder of a translator."""
+    """Outputs of four evaluations, all but one in the folder of a translator."""
     for name, content in (
         ("copy/results.json", [evaluation("copy", 20.0, 2.0)]),
+        ("copy/settings.json", SETTINGS),
         ("trained/scores/results.json", [evaluation("ours", 50.0, 25.0)]),
+        ("trained/scores/settings.json", SETTINGS),
+        ("trained/searched/results.json", [evaluation("ours", 55.0, 30.0)]),
+        ("trained/searched/settings.json", {"generation": {"num_beams": 5}}),
         ("trained/training.json", TRAINING),
         ("teacher/scores/results.json", [evaluation("teacher", 70.0, 40.0)]),
+        ("teacher/scores/settings.json", SETTINGS),
         ("teacher/training.json", {"label": "the teacher", "parameters": 9_000, "pairs": 80}),
     ):
         path = tmp_path / name
@@ -55,6 +61,12 @@ def test_what_is_not_known_is_a_dash(folders):
     text = write(folders, "trained/scores", "teacher/scores")
     assert "| the teacher | 9,000 | - | 80 | 70.00 (69.00 to 71.00) | 40.00 (39.00 to 41.00) |" in text
     assert "Trained by the clock on: P." in text
+
+
+def test_a_beam_search_is_told(folders):
+    text = write(folders, "trained/scores", "trained/searched")
+    assert "| started | 7,000 | 60 | 800 | 50.00 " in text
+    assert "| started, 5 beams | 7,000 | 60 | 800 | 55.00 (54.00 to 56.00) | 30.00 " in text
 
 
 def test_what_is_missing_is_named(folders):

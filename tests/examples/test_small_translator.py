@@ -23,8 +23,9 @@ SIZE = ["--hidden_size", "32", "--encoder_layers", "1", "--decoder_layers", "1",
 
 def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(small_translator, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
-    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, "--output_dir", str(tmp_path)])
+    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, "--dropout", "0.2", "--output_dir", str(tmp_path)])
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert model.config.encoder.dropout == model.config.decoder.dropout == 0.2
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokens = model.generate(**tokenizer("int a() {}", return_tensors="pt"), max_new_tokens=8)
     answer = pipeline("text2text-generation", model=str(tmp_path))("int a() {}", max_new_tokens=8)
