@@ -75,8 +75,8 @@ def report(records: Sequence[dict[str, Any]]) -> str:
     """The part of the README."""
     lines = [
         f"`make results-translation CODEXGLUE=FOLDER`: {records[0]['examples']} pairs for validation, greedy "
-        "where no beams are named; in parentheses 95 % of the bootstrap. Pairs are those of the training, of which there "
-        "are 10,295.",
+        "where no beams are named; in parentheses 95 % of the bootstrap. Pairs are those of the training, of which "
+        "there are 10,295.",
         "",
         "| | parameters | minutes | pairs | BLEU | exact match, % |",
         "|---|---:|---:|---:|---:|---:|",
