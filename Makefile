@@ -27,7 +27,7 @@ install: $(INSTALLED)  ## Install the package and all that its developers use in
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 DEMO := $(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER)
