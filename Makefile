@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 DEMO := $(BIN)/python examples/spelling_to_sound.py --output_dir $(DEMO_FOLDER)
-demo: $(INSTALLED)  ## Train a teacher on real data, distil it, compare, save and use the result (ten minutes on two cores)
+demo: $(INSTALLED)  ## Train a teacher on real data, distil it, compare, save and use the result (ten to twenty minutes on two cores)
 	$(DEMO) --overwrite
 
 demo-vision: $(INSTALLED)  ## Teach a model to see: emoji and charts, projector first (ten minutes on two cores)
