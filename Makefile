@@ -74,8 +74,8 @@ TRANSLATORS := outputs/small_translator outputs/java_to_csharp
 TRANSLATING_TEACHER := $(wildcard outputs/distillation_results/codexglue/teacher)
 # the small one is quick enough to be asked by a beam search too
 BEAMS := outputs/small_translator/scores_5_beams
-SCORED := outputs/copy outputs/small_translator/scores $(BEAMS) \
-  $(addsuffix /scores,$(filter-out outputs/small_translator,$(TRANSLATORS)) $(TRANSLATING_TEACHER))
+SCORED := outputs/copy outputs/small_translator/scores $(BEAMS) outputs/java_to_csharp/scores \
+  $(addsuffix /scores,$(TRANSLATING_TEACHER))
 results-translation: $(INSTALLED)  ## Train two translators from Java to C# for an hour each, and score them (CODEXGLUE=FOLDER)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCESSES) examples/small_translator.py --data_dir $(CODEXGLUE) \
 	  --minutes 60 --output_dir outputs/small_translator

@@ -9,8 +9,8 @@ r"""A translator from Java to C# of 3.9M parameters, from random weights, in an 
 hour; this one sees a pair in a fraction of that time. It has a vocabulary of the parts of names (`code_tokenizer.py`),
 its cross-attention compares places (`cross_attention_rope`), and it is made to copy (`code_rows.py`): first it writes
 random tokens as it reads them, then come pairs, the short ones first, and in one of two the names are others. Half of
-its layers are the decoder's, which has most to learn (`--encoder_layers 4 --decoder_layers 2` is the paper's split).
-The trainer is the library's.
+its layers are the decoder's; `--encoder_layers 4 --decoder_layers 2` is the paper's split. The trainer is the
+library's.
 
 On a CPU a process of one thread for each core is faster than one process of several threads: so small are the steps.
 """
@@ -71,7 +71,7 @@ class SmallTranslatorArguments:
     hidden_size: int = field(default=192, metadata={"help": "Width of both halves, a multiple of 32."})
     encoder_layers: int = field(default=3, metadata={"help": "Layers of the encoder."})
     decoder_layers: int = field(default=3, metadata={"help": "Layers of the decoder."})
-    dropout: float = field(default=0.1, metadata={"help": "Of all that is added to the hidden states."})
+    dropout: float = field(default=0.1, metadata={"help": "Of what MLPs add to hidden states."})
     copy_share: float = field(default=0.08, metadata={"help": "Part of the time in which random tokens are copied."})
     cross_attention_rope: bool = field(
         default=True, metadata={"help": "Whether cross-attention compares places: a translation follows its source."}
