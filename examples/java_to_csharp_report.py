@@ -4,8 +4,8 @@
     python examples/java_to_csharp_report.py outputs/copy outputs/java_to_csharp/scores
 
 The arguments are output folders of `encdec-slm evaluate --task codexglue_java_cs`. Where one lies in the folder of a
-model that says what its training was (`training.json`), so does the table. All of it is kept in examples/results;
-without arguments that is read.
+model that says what its training was (`training.json`), so does the table. All of it is kept in examples/results: an
+evaluation takes the place of an earlier one of the same model by as many beams. Without arguments that is read.
 """
 
 import argparse
@@ -58,28 +58,49 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return records
 
 
+def updated(earlier: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Earlier records, with new evaluations in their places or at the end."""
+
+    def key(record: dict[str, Any]) -> tuple[str, int]:
+        return record["model"], record["num_beams"]
+
+    return list({key(record): record for record in [*earlier, *evaluations]}.values())
+
+
 def scores(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The metrics of an evaluation by their types."""
     return {metric["type"]: metric for metric in record["metrics"]}
 
 
-def described(record: dict[str, Any]) -> list[str]:
-    """A model's name and beams, parameters, minutes and pairs, with a dash for what is not known."""
+def described(record: dict[str, Any], machines: Sequence[str]) -> list[str]:
+    """A model's name and beams, parameters, minutes, machine and pairs, with a dash for what is not known."""
     training = record["training"] or {"label": record["model"]}
-    numbers = (training.get(name) for name in ("parameters", "minutes", "pairs"))
+    parameters, minutes, pairs = (
+        "-" if (number := training.get(name)) is None else f"{number:,.0f}"
+        for name in ("parameters", "minutes", "pairs")
+    )
     searched = f", {record['num_beams']} beams" if record["num_beams"] > 1 else ""
-    return [training["label"] + searched, *("-" if number is None else f"{number:,.0f}" for number in numbers)]
+    machine = machine_of(record)
+    where = "-" if machine is None else str(1 + machines.index(machine))
+    return [training["label"] + searched, parameters, minutes, where, pairs]
+
+
+def machine_of(record: dict[str, Any]) -> str | None:
+    """On what a model was trained, if the clock ended its training."""
+    training = record["training"] or {}
+    return training["machine"] if "minutes" in training else None
 
 
 def report(records: Sequence[dict[str, Any]]) -> str:
     """The part of the README."""
+    machines = list(dict.fromkeys(machine for record in records if (machine := machine_of(record))))
     lines = [
         f"`make results-translation CODEXGLUE=FOLDER`: {records[0]['examples']} pairs for validation, greedy "
         "where no beams are named; in parentheses 95 % of the bootstrap. Pairs are those of the training, of which "
         "there are 10,295.",
         "",
-        "| | parameters | minutes | pairs | BLEU | exact match, % |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| | parameters | minutes | machine | pairs | BLEU | exact match, % |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for record in records:
         found = scores(record)
@@ -87,10 +108,9 @@ def report(records: Sequence[dict[str, Any]]) -> str:
             "{value:.2f} ({0:.2f} to {1:.2f})".format(*metric["args"]["confidence_interval_95"], value=metric["value"])
             for metric in (found[name] for name in METRICS)
         ]
-        lines.append(f"| {' | '.join([*described(record), *cells])} |")
-    by_the_clock = (record["training"] for record in records if "minutes" in (record["training"] or {}))
-    machines = dict.fromkeys(training["machine"] for training in by_the_clock)
-    lines += ["", f"Trained by the clock on: {'; '.join(machines)}."]
+        lines.append(f"| {' | '.join([*described(record, machines), *cells])} |")
+    named = "; ".join(f"({number}) {machine}" for number, machine in enumerate(machines, start=1))
+    lines += ["", f"Machines: {named}."]
     lines += [
         "",
         "Published, on the test split, which is another:",
@@ -114,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
     arguments = parser.parse_args(argv)
     if arguments.folders:
-        write_json(arguments.results, collect(arguments.folders))
+        kept = json.loads(arguments.results.read_text(encoding="utf-8")) if arguments.results.exists() else []
+        write_json(arguments.results, updated(kept, collect(arguments.folders)))
     write(BLOCK, report(json.loads(arguments.results.read_text(encoding="utf-8"))), arguments.readme)
     print(f"wrote the part `{BLOCK}` of {arguments.readme}")
 

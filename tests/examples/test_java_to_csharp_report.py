@@ -49,9 +49,9 @@ def write(folders, *names):
 
 def test_scores_stand_in_the_order_given_beside_the_published_ones(folders):
     text = write(folders, "copy", "trained/scores")
-    copied = "| copy | - | - | - | 20.00 (19.00 to 21.00) | 2.00 (1.00 to 3.00) |\n"
-    assert f"{copied}| started | 7,000 | 60 | 800 | 50.00 (49.00 to 51.00) | 25.00 (24.00 to 26.00) |" in text
-    assert "Trained by the clock on: P." in text
+    copied = "| copy | - | - | - | - | 20.00 (19.00 to 21.00) | 2.00 (1.00 to 3.00) |\n"
+    assert f"{copied}| started | 7,000 | 60 | 1 | 800 | 50.00 (49.00 to 51.00) | 25.00 (24.00 to 26.00) |" in text
+    assert "Machines: (1) P." in text
     assert "| CodeBERT | 79.92 | 59.0 |" in text
     # from the record alone
     assert write(folders) == text
@@ -59,14 +59,36 @@ def test_scores_stand_in_the_order_given_beside_the_published_ones(folders):
 
 def test_what_is_not_known_is_a_dash(folders):
     text = write(folders, "trained/scores", "teacher/scores")
-    assert "| the teacher | 9,000 | - | 80 | 70.00 (69.00 to 71.00) | 40.00 (39.00 to 41.00) |" in text
-    assert "Trained by the clock on: P." in text
+    assert "| the teacher | 9,000 | - | - | 80 | 70.00 (69.00 to 71.00) | 40.00 (39.00 to 41.00) |" in text
+    assert "Machines: (1) P." in text
 
 
 def test_a_beam_search_is_told(folders):
     text = write(folders, "trained/scores", "trained/searched")
-    assert "| started | 7,000 | 60 | 800 | 50.00 " in text
-    assert "| started, 5 beams | 7,000 | 60 | 800 | 55.00 (54.00 to 56.00) | 30.00 " in text
+    assert "| started | 7,000 | 60 | 1 | 800 | 50.00 " in text
+    assert "| started, 5 beams | 7,000 | 60 | 1 | 800 | 55.00 (54.00 to 56.00) | 30.00 " in text
+
+
+def test_an_evaluation_takes_the_place_of_an_earlier_one_and_the_others_stay(folders):
+    write(folders, "copy", "trained/scores")
+    (folders / "trained/scores/results.json").write_text(json.dumps([evaluation("ours", 60.0, 35.0)]))
+    (folders / "trained/training.json").write_text(json.dumps(TRAINING | {"machine": "Q"}))
+    text = write(folders, "trained/scores", "trained/searched")
+    rows = [line.split(" | ")[:6] for line in text.splitlines() if " to " in line and line.startswith("| ")]
+    assert [(row[0], row[5][:5]) for row in rows] == [
+        ("| copy", "20.00"),
+        ("| started", "60.00"),
+        ("| started, 5 beams", "55.00"),
+    ]
+    assert "Machines: (1) Q." in text
+
+
+def test_machines_are_told_apart(folders):
+    (folders / "teacher/training.json").write_text(json.dumps(TRAINING | {"label": "the teacher", "machine": "Q"}))
+    text = write(folders, "trained/scores", "teacher/scores")
+    assert "| started | 7,000 | 60 | 1 | 800 |" in text
+    assert "| the teacher | 7,000 | 60 | 2 | 800 |" in text
+    assert "Machines: (1) P; (2) Q." in text
 
 
 def test_what_is_missing_is_named(folders):
