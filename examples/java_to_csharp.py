@@ -7,8 +7,8 @@ r"""The best translator from Java to C# that an hour makes: an encoder-decoder t
 
 The student is `whole` of `start_students.py`, which won the comparison of starts: all layers of SmolLM2 in the
 decoder, half of them, frozen, in the encoder. The clock ends the training, and the learning rate falls to zero until
-then. `--teacher_cache` is for a student that learns from a fine-tuned SmolLM2 too (`--alpha 0.5`, say). It names the
-cache of
+then. `--student whole-random` is the same architecture with random weights. `--teacher_cache` is for a student that
+learns from a fine-tuned SmolLM2 too (`--alpha 0.5`, say). It names the cache of
 
     python examples/distillation_results.py --task codexglue --data_dir FOLDER --parts teacher --train_rows 10295 \
       --max_source_length 256 --max_target_length 256
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from data.smollm2 import smollm2
 from precision import bfloat16_is_faster
-from start_students import COMPARED, Student
+from start_students import STUDENTS, Student
 from tasks import begin_with_line_break, load_task
 from timed_training import Clock, TimedTraining, pace, write_record
 from tokenizers import processors
@@ -34,7 +34,8 @@ from encdec_slm.adaptation import build_optimizer
 from encdec_slm.distillation import DistillationArguments, DistillationTrainer
 
 
-WHOLE: Student = COMPARED[0]
+# without those whose time is shared with an adaptation, for which this training has no part
+TRANSLATORS = {name: student for name, student in STUDENTS.items() if not student.adaptation_share}
 RECIPE = {
     "output_dir": "outputs/java_to_csharp",
     "alpha": 0.0,
@@ -60,6 +61,9 @@ class TranslatorArguments:
     minutes: float = field(default=60.0, metadata={"help": "How long the training takes, by the clock."})
     threads: int = field(default=2, metadata={"help": "CPU threads."})
     source: str = field(default="outputs/smollm2-135m-instruct", metadata={"help": "Decoder-only model folder."})
+    student: str = field(
+        default="whole", metadata={"help": "What is trained, of start_students.py.", "choices": list(TRANSLATORS)}
+    )
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -111,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--teacher_cache has no effect with --alpha 0: give, say, --alpha 0.5")
     torch.set_num_threads(translator.threads)
     translator.source = str(smollm2(translator.source))
-    args.learning_rate = WHOLE.learning_rate
-    train(translator, args, WHOLE)
+    student = TRANSLATORS[translator.student]
+    args.learning_rate = student.learning_rate
+    train(translator, args, student)
 
 
 if __name__ == "__main__":

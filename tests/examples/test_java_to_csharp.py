@@ -1,6 +1,7 @@
 """The translator from end to end on a tiny source: what is saved is an ordinary checkpoint."""
 
 import json
+from dataclasses import replace
 
 import java_to_csharp
 import pytest
@@ -10,7 +11,7 @@ from scoring import bleu
 from start_students import Student
 from tasks import Task
 from timed_training import TRAINING
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from encdec_slm.distillation.rows import RowEncoder
 
@@ -21,7 +22,8 @@ OPTIONS = ["--data_dir", "none", "--minutes", "0.02", "--threads", "1", "--use_c
 
 def translate(source, folder, monkeypatch, *options):
     student = Student(name="started", label="started", layers="0-2/0,3", learning_rate=1e-3)
-    monkeypatch.setattr(java_to_csharp, "WHOLE", student)
+    monkeypatch.setitem(java_to_csharp.TRANSLATORS, "whole", student)
+    monkeypatch.setitem(java_to_csharp.TRANSLATORS, "whole-random", replace(student, label="random", is_random=True))
     monkeypatch.setattr(java_to_csharp, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
     java_to_csharp.main([*OPTIONS, "--source", str(source), "--output_dir", str(folder), *options])
 
@@ -40,6 +42,19 @@ def test_what_is_saved_answers_by_the_pipeline(source, tmp_path, monkeypatch):
     record = json.loads((tmp_path / TRAINING).read_text())
     assert record["parameters"] == model.num_parameters()
     assert record["pairs"] % 8 == 0 < record["pairs"]
+    assert record["label"] == "started"
+
+
+def test_the_same_architecture_learns_from_random_weights_too(source, tmp_path, monkeypatch):
+    translate(source, tmp_path, monkeypatch, "--student", "whole-random")
+    record = json.loads((tmp_path / TRAINING).read_text())
+    assert record["label"] == "random"
+    learnt = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    started = AutoModelForCausalLM.from_pretrained(source)
+    assert learnt.config.decoder.num_hidden_layers == 2
+    # a few steps do not bring random weights to those of the source
+    one, other = (model.get_input_embeddings().weight for model in (learnt, started))
+    assert torch.cosine_similarity(one[: len(other)].flatten(), other.flatten(), dim=0) < 0.5
 
 
 def test_the_training_reads_what_a_user_of_the_folder_asks(source):
