@@ -1,9 +1,10 @@
-"""The plot and the tables of `start_from_decoder_only.py`.
+"""The plots and the tables of `start_from_decoder_only.py`.
 
     python examples/start_from_decoder_only_report.py
 
-Reads the JSON files in `examples/results`, of each the longest run of every student. Prints them as Markdown tables,
-and draws the curves of the longest runs, and of those of six minutes, into a picture each.
+Reads the JSON files in `examples/results`, of each the longest run of every student, and makes a Markdown table of
+each task. Those of the file that is named after the script go into the README, those of the others into the README of
+the folder. The curves of the longest runs, and of those of six minutes, are drawn into a picture each.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from readme_blocks import README, write
 
 
 mpl.use("Agg")
@@ -83,9 +85,10 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     # those at the start differ where an adaptation went before
     marks = sorted({point["minutes"] for record in records for point in record["points"][1:]})
     first, last = records[0]["scored_rows"]
+    machines = "; ".join(dict.fromkeys(record["machine"] for record in records))
     lines = [
         f"{TASKS[records[0]['task']]}: loss in nats a token / {records[0]['metric']} on the held-out rows {first} to "
-        f"{last}, after minutes of training",
+        f"{last}, after minutes of training ({machines})",
         "",
         "| student | parameters | examples seen | start | " + " | ".join(f"{mark:g}" for mark in marks) + " |",
         "|---|---:|---:|---:|" + "---:|" * len(marks),
@@ -106,21 +109,36 @@ def loss_and_score(point: dict[str, float]) -> str:
     return f"{loss} / {point['score']:.1f}" if "score" in point else loss
 
 
-def main() -> None:
-    """Draws and prints."""
-    parser = argparse.ArgumentParser(description="Plot and tables of start_from_decoder_only.py.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+def tables(records: Sequence[dict[str, Any]]) -> str:
+    """A table of each task, the best student first."""
+    by_task = [[record for record in records if record["task"] == task] for task in TASKS]
+    by_loss = (sorted(of_task, key=lambda record: record["points"][-1]["loss"]) for of_task in by_task if of_task)
+    return "\n\n".join(map(table, by_loss))
+
+
+def page_of(name: str, results: Path, readme: Path) -> Path:
+    """The file that has the tables of a file of records."""
+    return readme if name == DRAWN[0] else results / "README.md"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draws, prints and writes.
+
+    Args:
+        argv: Command line arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description="Plots and tables of start_from_decoder_only.py.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files, with a README.md")
     parser.add_argument("--plots", type=Path, default=RESULTS, help="folder to write the pictures to")
-    arguments = parser.parse_args()
-    files = {name: longest(records) for name, records in read(arguments.results).items()}
-    for name, records in files.items():
-        print(f"{name}\n")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers of the longest runs")
+    arguments = parser.parse_args(argv)
+    for name, records in read(arguments.results).items():
         if name in DRAWN:
-            draw(records, arguments.plots / f"{name}.png")
-        for task in TASKS:
-            if of_task := [record for record in records if record["task"] == task]:
-                print(table(sorted(of_task, key=lambda record: record["points"][-1]["loss"])), end="\n\n")
-    print(f"drawn: the pictures in {arguments.plots}")
+            draw(longest(records), arguments.plots / f"{name}.png")
+        page = page_of(name, arguments.results, arguments.readme)
+        text = tables(longest(records))
+        print(f"{name}, to {page}\n\n{text}\n")
+        write(name, text, page)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import start_from_decoder_only_report as report
 import torch
 from data import smollm2
 from datasets import Dataset
+from readme_blocks import README, markers, replaced
 from scoring import bleu, rouge_l
 from start_from_decoder_only import Clock, add_result, main, marks_of
 from start_students import COMPARED, CROSS_ATTENTION, ENCODER, STUDENTS, Student
@@ -91,19 +92,33 @@ def test_every_student_has_its_time_and_its_scores(run):
         assert points[-1]["loss"] < start["loss"]
 
 
-def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_path, capsys, monkeypatch):
+def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_path):
     run, results = run
     run()
     records = run()
     assert [record["student"]["name"] for record in records] == ["started", "random", "adapted", "small"]
-    picture = tmp_path / "start_from_decoder_only.png"
-    monkeypatch.setattr("sys.argv", ["report", "--results", str(results.parent), "--plots", str(tmp_path)])
-    report.main()
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    printed = capsys.readouterr().out
+    # those of another file stand in another page
+    (results.parent / "start_trials.json").write_text(json.dumps(records[:1]))
+    pages = {"start_from_decoder_only": tmp_path / "README.md", "start_trials": results.parent / "README.md"}
+    for name, page in pages.items():
+        page.write_text("\n".join(markers(name)))
+    arguments = {"--results": results.parent, "--plots": tmp_path, "--readme": pages["start_from_decoder_only"]}
+    report.main([str(part) for argument in arguments.items() for part in argument])
+    assert (tmp_path / "start_from_decoder_only.png").read_bytes().startswith(b"\x89PNG")
+    longest, trials = (page.read_text() for page in pages.values())
     for record in records:
-        assert f"| {record['student']['label']} |" in printed
-        assert f"{record['points'][-1]['loss']:.2f}" in printed
+        assert f"| {record['student']['label']} |" in longest
+        assert f"{record['points'][-1]['loss']:.2f}" in longest
+        assert record["machine"] in longest
+    assert trials.count("| started |") == 1
+    assert "| random |" not in trials
+
+
+def test_the_pages_have_what_the_records_say():
+    for name, records in report.read(report.RESULTS).items():
+        page = report.page_of(name, report.RESULTS, README)
+        text = page.read_text()
+        assert replaced(text, name, report.tables(report.longest(records))) == text
 
 
 @pytest.mark.parametrize("has_places", [False, True])
