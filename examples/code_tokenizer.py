@@ -16,8 +16,8 @@ PART_OF_A_NAME = re.compile(PARTS_OF_NAMES)
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4_000) -> PreTrainedTokenizerFast:
     """Byte-level BPE within the parts of names, so that a part has the same tokens in whatever name it stands.
 
-    Digits and all other characters are tokens of their own. What is decoded is what was encoded, character by
-    character.
+    So it is within what stands between names and digits, where `();}` may be one token. A digit is a token of its own.
+    What is decoded is what was encoded, character by character.
 
     Args:
         texts: To learn the vocabulary from.
@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4_000) -> PreTrained
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(rf"{PARTS_OF_NAMES}|[^A-Za-z]"), "isolated"),
+            pre_tokenizers.Split(Regex(rf"{PARTS_OF_NAMES}|[0-9]|[^A-Za-z0-9]+"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -23,6 +23,12 @@ def test_a_part_has_the_same_tokens_in_any_name(tokenizer):
     assert tokenizer.tokenize("HTTPRequest") == ["HTTP", "Request"]
 
 
+def test_what_stands_between_names_is_no_part_of_them(tokenizer):
+    assert tokenizer.tokenize("Count();}") == ["Count", "();}"]
+    # a digit stands by itself, whatever is around it
+    assert tokenizer.tokenize("text2();}") == ["text", "2", "();}"]
+
+
 def test_a_text_ends_with_the_end(tokenizer):
     ids = tokenizer("get").input_ids
     assert ids[-1] == tokenizer.eos_token_id
