@@ -79,13 +79,13 @@ def student(family, *, dropout=0.0, vocab_size=VOCAB_SIZE):
     )
 
 
-def teacher(vocab_size=VOCAB_SIZE, seed=1):
+def teacher(vocab_size=VOCAB_SIZE, seed=1, hidden_size=32):
     """A random decoder-only model, sure enough of itself to be worth listening to."""
     set_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS,
-        pad_token_id=PAD,
+        vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=2 * hidden_size, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
