@@ -49,7 +49,7 @@ RECIPE = {
     "per_device_train_batch_size": 8,
     "learning_rate": 2e-3,
     "weight_decay": 0.01,
-    # twenty rounds of ten thousand pairs are soon known by heart
+    # ten thousand pairs, round after round, are soon known by heart
     "label_smoothing_factor": 0.1,
     "adam_beta2": 0.98,
     "optim": "adamw_torch_fused",
