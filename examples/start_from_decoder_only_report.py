@@ -54,7 +54,8 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(record["student"]["name"] for record in records))
     for row, task in zip(axes, tasks, strict=True):
         of_task = [record for record in records if record["task"] == task]
-        ticks = sorted({60 * point["minutes"] for record in of_task for point in record["points"][1:]})
+        # of one record alone: marks of others may lie so close that their numbers overlap
+        ticks = [60 * point["minutes"] for point in max(of_task, key=lambda record: record["minutes"])["points"][1:]]
         for record in of_task:
             points = record["points"][1:]
             seconds = [point["seconds"] for point in points]
