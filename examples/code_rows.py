@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from code_tokenizer import PART_OF_A_NAME
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 Pair = tuple[str, str]
+Row = dict[str, Any]
 
 
 class Renaming:
@@ -72,7 +73,7 @@ def written_as(model: str, word: str) -> str:
     return word.capitalize() if model[0].isupper() else word
 
 
-class Copies(IterableDataset[dict[str, Any]]):
+class Copies(IterableDataset[Row]):
     """Encoded rows of random tokens to be written as they are read, in groups of one length, short ones first.
 
     To copy, a decoder has to find the token after the one it has just written among those that were read. Of pairs of
@@ -92,7 +93,7 @@ class Copies(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         tokens: Sequence[int],
-        encode: Callable[[list[int]], dict[str, Any]],
+        encode: Callable[[list[int]], Row],
         progress: Callable[[], float],
         *,
         until: float = 0.15,
@@ -109,7 +110,7 @@ class Copies(IterableDataset[dict[str, Any]]):
         self.shortest, self.longest = shortest, longest
         self.seed = seed
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Row]:
         """Yields rows, group by group."""
         chance = random.Random(self.seed)
         first, last = self.longest
@@ -124,18 +125,21 @@ def tokens_to_copy(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
 
 
-class ShortFirst(IterableDataset[dict[str, Any]]):
+class ShortFirst(IterableDataset[Row]):
     """Encoded pairs without end, in groups of like length; at the beginning of the training the short ones alone.
 
-    In a short pair there is little to find the right place among, and a step takes little time.
+    In a short pair there is little to find the right place among, and a step takes little time. Of long ones there are
+    few, and the further a translation has come, the further its place in the source may be from its own: rows of
+    several pairs, one after the other, show more of that.
 
     Args:
         pairs: Sources and targets.
         encode: Makes rows of pairs, with `input_ids` and `labels`.
         progress: Says which share of the training is over, from 0 to 1.
         renaming: What changes the names of one pair in two, if anything does.
+        joined: How many of the pairs are followed by another one in their row, if that has not too many tokens.
         group: Rows in a group: those of a batch.
-        shortest: How many tokens a pair may have at first.
+        shortest: How many tokens a row may have at first.
         longest: How many from `all_from` on.
         all_from: A share of the training.
         seed: Of all that is drawn.
@@ -150,10 +154,11 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        encode: Callable[[Sequence[Pair]], list[dict[str, Any]]],
+        encode: Callable[[Sequence[Pair]], list[Row]],
         progress: Callable[[], float],
         *,
         renaming: Renaming | None = None,
+        joined: float = 0.0,
         group: int = 8,
         shortest: int = 90,
         longest: int = 512,
@@ -166,16 +171,17 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
         self.encode = encode
         self.progress = progress
         self.renaming = renaming
+        self.joined = joined
         self.group = group
         self.shortest, self.longest, self.all_from = shortest, longest, all_from
         self.seed = seed
         self.given = 0
 
     def limit(self) -> float:
-        """How many tokens a pair may have now."""
+        """How many tokens a row may have now."""
         return self.shortest + (self.longest - self.shortest) * min(1.0, self.progress() / self.all_from)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Row]:
         """Yields rows, group by group."""
         chance = random.Random(self.seed)
         while True:
@@ -191,19 +197,43 @@ class ShortFirst(IterableDataset[dict[str, Any]]):
             return pair
         return self.renaming(pair, chance)
 
-    def _grouped(self, rows: Sequence[dict[str, Any]], chance: random.Random) -> Iterator[dict[str, Any]]:
+    def _grouped(self, rows: Sequence[Row], chance: random.Random) -> Iterator[Row]:
         limit = self.limit()
+        fitting = [row for row in self._joined(rows, chance, limit) if length(row) <= limit]
         # a little by chance, so that the same rows do not meet in each round
-        drawn = [(length(row) + 10 * chance.random(), row) for row in rows if length(row) <= limit]
+        drawn = [(length(row) + 10 * chance.random(), row) for row in fitting]
         by_length = [row for _, row in sorted(drawn, key=lambda of_row: of_row[0])]
         whole = len(by_length) // self.group * self.group
         groups = [by_length[start : start + self.group] for start in range(0, whole, self.group)]
         chance.shuffle(groups)
         for group in groups:
-            self.given += len(group)
+            self.given += sum(row.pop("pairs") for row in group)
             yield from group
 
+    def _joined(self, rows: Iterable[Row], chance: random.Random, limit: float) -> Iterator[Row]:
+        run = None
+        for row in rows:
+            pair = {**row, "pairs": 1}
+            if run is None:
+                run = pair
+            elif length(run) + length(pair) <= limit and chance.random() < self.joined:
+                run = one_after_the_other(run, pair)
+            else:
+                yield run
+                run = pair
+        if run is not None:
+            yield run
 
-def length(row: dict[str, Any]) -> int:
+
+def length(row: Row) -> int:
     """The tokens of a row, of both sides."""
     return len(row["input_ids"]) + len(row["labels"])
+
+
+def one_after_the_other(first: Row, second: Row) -> Row:
+    """One row of two, which ends once."""
+    return {
+        "input_ids": first["input_ids"][:-1] + second["input_ids"],
+        "labels": first["labels"][:-1] + second["labels"],
+        "pairs": first["pairs"] + second["pairs"],
+    }

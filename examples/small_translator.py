@@ -78,6 +78,9 @@ class SmallTranslatorArguments:
     cross_attention_rope: bool = field(
         default=True, metadata={"help": "Whether cross-attention compares places: a translation follows its source."}
     )
+    joined_share: float = field(
+        default=0.0, metadata={"help": "Part of the pairs that are followed by another one in their row."}
+    )
     vocab_size: int = field(default=4_000, metadata={"help": "Most tokens of the vocabulary."})
 
 
@@ -142,7 +145,15 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
     copies = Copies(
         tokens_to_copy(tokenizer), encode_copy, until=translator.copy_share, longest=LONGEST_COPIES, **drawn
     )
-    short_first = ShortFirst(pairs, encode, renaming=Renaming(pairs), longest=2 * LONGEST, all_from=0.4, **drawn)
+    short_first = ShortFirst(
+        pairs,
+        encode,
+        renaming=Renaming(pairs),
+        joined=translator.joined_share,
+        longest=2 * LONGEST,
+        all_from=0.4,
+        **drawn,
+    )
     optimizer = build_optimizer(model, args, {})
     trainer = Seq2SeqTrainer(
         model=model,
@@ -155,11 +166,12 @@ def train(translator: SmallTranslatorArguments, args: Seq2SeqTrainingArguments) 
     )
     trainer.train()
     trainer.save_model()
-    without = {
+    differences = {
         "nothing copied first": not translator.copy_share,
         "no places in cross-attention": not translator.cross_attention_rope,
+        "several pairs in a row": translator.joined_share > 0,
     }
-    label = ", ".join(["from random weights", *(name for name, is_so in without.items() if is_so)])
+    label = ", ".join(["from random weights", *(name for name, is_so in differences.items() if is_so)])
     write_record(trainer, clock, translator.threads, label=label, pairs=short_first.given)
 
 

@@ -114,6 +114,34 @@ def test_one_pair_in_two_is_renamed():
     assert 400 < seen[:1_000].count(("x", "y")) < 600
 
 
+def ended(pairs):
+    """Rows that tell their pairs: both sides a letter for each character, and an end."""
+    return [{"input_ids": [*source, "</s>"], "labels": [*target, "</s>"]} for source, target in pairs]
+
+
+def test_joined_pairs_stand_in_one_order_on_both_sides_and_end_once():
+    pairs = [(f"{n:02}", f"{n:02}!") for n in range(64)]
+    dataset = ShortFirst(pairs, ended, lambda: 1.0, joined=0.5, group=4, longest=30)
+    examples = list(islice(iter(dataset), 400))
+    for row in examples:
+        source, target = "".join(row["input_ids"]), "".join(row["labels"])
+        assert source.endswith("</s>")
+        assert source.count("</s>") == target.count("</s>") == 1
+        assert target.replace("!", "") == source
+        assert set(row) == {"input_ids", "labels"}
+        assert length(row) <= 30
+    counts = [row["labels"].count("!") for row in examples]
+    assert dataset.given == sum(counts)
+    assert set(counts) == {1, 2, 3, 4, 5}
+    # one of two goes on, were it not for the limit
+    assert 1.5 < sum(counts) / len(counts) < 2
+
+
+def test_none_are_joined_unless_told():
+    dataset = ShortFirst([("aa", "b!")] * 8, ended, lambda: 1.0, group=4)
+    assert all(row["labels"].count("!") == 1 for row in islice(iter(dataset), 100))
+
+
 def test_too_few_pairs_are_refused():
     with pytest.raises(ValueError, match="3 pairs are no group of 4"):
         rows(pairs=PAIRS)

@@ -37,13 +37,13 @@ def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
     assert record["minutes"] >= 0.05
 
 
-def test_what_is_left_out_is_told(tmp_path, monkeypatch):
+def test_what_is_other_than_by_default_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(small_translator, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
-    without = ["--copy_share", "0", "--cross_attention_rope", "false", "--output_dir", str(tmp_path)]
-    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, *without])
+    other = ["--copy_share", "0", "--cross_attention_rope", "false", "--joined_share", "0.5"]
+    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, *other, "--output_dir", str(tmp_path)])
     assert not AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.decoder.cross_attention_rope
     label = json.loads((tmp_path / TRAINING).read_text())["label"]
-    assert label == "from random weights, nothing copied first, no places in cross-attention"
+    assert label == "from random weights, nothing copied first, no places in cross-attention, several pairs in a row"
 
 
 @pytest.mark.slow
