@@ -76,8 +76,9 @@ def written_as(model: str, word: str) -> str:
 class Copies(IterableDataset[Row]):
     """Encoded rows of random tokens to be written as they are read, in groups of one length, short ones first.
 
-    To copy, a decoder has to find the token after the one it has just written among those that were read. Of pairs of
-    code that is learned late, since much of a target can be guessed from its beginning; here nothing else helps.
+    To copy, a decoder has to read where it writes. Of pairs of code that is learned late, since much of a target can
+    be guessed from its beginning; here nothing else helps. Where cross-attention compares places, all that is learnt
+    is to keep to one place on both sides, in few steps: to find it again where they differ is left to the pairs.
 
     Args:
         tokens: Token ids to draw from.
@@ -137,7 +138,8 @@ class ShortFirst(IterableDataset[Row]):
         encode: Makes rows of pairs, with `input_ids` and `labels`.
         progress: Says which share of the training is over, from 0 to 1.
         renaming: What changes the names of one pair in two, if anything does.
-        joined: How many of the pairs are followed by another one in their row, if that has not too many tokens.
+        joined: Which share of the pairs, from 0 to 1, is followed by another one in its row, as far as the limit of
+            tokens allows.
         group: Rows in a group: those of a batch.
         shortest: How many tokens a row may have at first.
         longest: How many from `all_from` on.
@@ -148,7 +150,7 @@ class ShortFirst(IterableDataset[Row]):
         given: How many pairs were drawn so far.
 
     Raises:
-        ValueError: If there are fewer pairs than a group has.
+        ValueError: If there are fewer pairs than a group has, or `joined` is no share.
     """
 
     def __init__(
@@ -167,6 +169,8 @@ class ShortFirst(IterableDataset[Row]):
     ) -> None:
         if len(pairs) < group:
             raise ValueError(f"{len(pairs)} pairs are no group of {group}: give more pairs, or smaller batches")
+        if not 0 <= joined <= 1:
+            raise ValueError(f"joined is a share of the pairs, from 0 to 1, and not {joined}")
         self.pairs = pairs
         self.encode = encode
         self.progress = progress

@@ -142,6 +142,12 @@ def test_none_are_joined_unless_told():
     assert all(row["labels"].count("!") == 1 for row in islice(iter(dataset), 100))
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_what_is_no_share_is_refused(share):
+    with pytest.raises(ValueError, match=f"from 0 to 1, and not {share}"):
+        rows(joined=share)
+
+
 def test_too_few_pairs_are_refused():
     with pytest.raises(ValueError, match="3 pairs are no group of 4"):
         rows(pairs=PAIRS)
