@@ -9,7 +9,6 @@ embeddings of both texts. The wording of the question to the judge is ours.
 import json
 import math
 import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -97,15 +96,24 @@ def judge_answers(judge: Judge, examples: Sequence[Example], answers: RecordFile
             executor.submit(client.judgement, example, answers.records[example.number]["prediction"])
             for example in waiting
         ]
+        failure: ValueError | None = None
         try:
-            for future in logging.tqdm(as_completed(futures), total=len(futures), desc="judged"):
-                judgements.add([future.result()])
-        except ValueError as error:
+            with logging.tqdm(total=len(futures), desc="judged") as progress:
+                for future in as_completed(futures):
+                    # those that were judged at the time of a failure are kept, even if it is seen before them
+                    try:
+                        judgements.add([future.result()])
+                        progress.update()
+                    except ValueError as error:
+                        failure = failure or error
+        finally:
+            # when interrupted, too
             executor.shutdown(cancel_futures=True)
-            done = sum(record["score"] is not None for record in judgements.records.values())
-            raise ValueError(
-                f"{error}. {done} of {len(examples)} answers are judged and kept: the same command goes on from there"
-            ) from error
+    if failure is not None:
+        done = sum(record["score"] is not None for record in judgements.records.values())
+        raise ValueError(
+            f"{failure}. {done} of {len(examples)} answers are judged and kept: the same command goes on from there"
+        ) from failure
 
 
 class _Client:
@@ -117,8 +125,8 @@ class _Client:
         except ImportError as error:
             raise ImportError("a judge needs the package openai: pip install 'encdec-slm[judge]'") from error
         self.errors = openai
-        # what one answer could not be asked for, others need not try
-        self.is_broken = threading.Event()
+        # why one answer could not be asked for: others need not try, and say the same, since any may be seen first
+        self.failure = ""
         self.judge = judge
         self.key = os.environ.get(judge.key_variable, "")
         self.client = openai.OpenAI(
@@ -165,19 +173,19 @@ class _Client:
         return math.fsum(a * b for a, b in zip(one, other, strict=True)) / length if length else 0.0
 
     def _asked(self, create: Any, **arguments: Any) -> Any:
-        if self.is_broken.is_set():
-            raise ValueError(f"the judge at {self.judge.url} is not asked any more")
+        if self.failure:
+            raise ValueError(self.failure)
         try:
             return create(**arguments)
         except self.errors.APIConnectionError as error:
-            self.is_broken.set()
-            raise ValueError(
+            self.failure = (
                 f"the judge at {self.judge.url} cannot be reached, or did not answer within {self.judge.timeout:g} "
                 f"seconds, after {self.judge.retries} retries ({self._shown(error)})"
-            ) from error
+            )
+            raise ValueError(self.failure) from error
         except self.errors.OpenAIError as error:
-            self.is_broken.set()
-            raise ValueError(f"the judge at {self.judge.url} gives an error ({self._shown(error)})") from error
+            self.failure = f"the judge at {self.judge.url} gives an error ({self._shown(error)})"
+            raise ValueError(self.failure) from error
 
     def _shown(self, error: Exception) -> str:
         """Returns what an error says; some servers say the key."""

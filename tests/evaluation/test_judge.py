@@ -3,10 +3,12 @@
 import json
 import threading
 import time
+from concurrent.futures import wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import encdec_slm.evaluation.judge as judge_module
 from encdec_slm.cli import main
 from encdec_slm.evaluation.evaluate import evaluate
 from encdec_slm.evaluation.judge import Judge
@@ -143,6 +145,34 @@ def test_an_endpoint_that_nobody_serves_or_that_is_too_slow_is_named(judged, tmp
         with pytest.raises(ValueError, match=r"did not answer within 0.2 seconds"):
             judged(slow, tmp_path / "slow", retries=0, timeout=0.2)
         answered.set()
+
+
+@pytest.fixture
+def last_answer_first(monkeypatch):
+    """Judgements are looked at when all have been made, in reverse."""
+
+    def seen(futures):
+        wait(futures)
+        return reversed(futures)
+
+    monkeypatch.setattr(judge_module, "as_completed", seen)
+
+
+@pytest.mark.usefixtures("last_answer_first")
+def test_why_the_judge_is_not_asked_any_more_is_said_whichever_answer_is_seen_first(judged):
+    with Endpoint(None) as endpoint:
+        pass
+    with pytest.raises(ValueError, match=rf"judge at {endpoint.url} cannot be reached.* after 0 retries.*0 of 3"):
+        judged(endpoint, retries=0)
+
+
+@pytest.mark.usefixtures("last_answer_first")
+def test_what_was_judged_before_a_failure_is_kept_even_if_the_failure_is_seen_first(judged, tmp_path):
+    replies = [chat(statements(1, 0, 0)), 400]
+    failure = pytest.raises(ValueError, match=r"gives an error .*1 of 3 answers are judged and kept")
+    with Endpoint(lambda path, body: replies.pop(0)) as endpoint, failure:
+        judged(endpoint)
+    assert judgements(tmp_path)[0]["score"] == 1
 
 
 def test_what_cannot_be_read_is_asked_for_once_more_and_counted(judged, tmp_path):
