@@ -1,6 +1,7 @@
 """A short self-supervised adaptation of a student of `start_from_decoder_only.py`, before its task."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 from code_rows import Copies, tokens_to_copy
@@ -15,6 +16,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
+from transformers.trainer_utils import SaveStrategy
 
 from encdec_slm.adaptation import DataCollatorForDenoising, PrefixLM, build_optimizer, chunk_texts
 
@@ -108,6 +110,9 @@ def _train(
     rates: Mapping[str, float],
     share_done: Callable[[], float],
 ) -> int:
+    # checkpoints are of the training proper
+    args = copy(args)
+    args.save_strategy = SaveStrategy.NO
     optimizer = build_optimizer(model, args, rates)
     trainer = Seq2SeqTrainer(
         model=model,

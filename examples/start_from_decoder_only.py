@@ -13,11 +13,15 @@ Each is scored at the start and whenever its time has doubled, up to `--minutes`
 to C#) or ROUGE-L (function to docstring) of greedy answers. The learning rate falls to zero over the whole time, so
 the last point of a curve is that of a finished training and the others are of one under way. The results are added to
 a JSON file that the report reads.
+
+With `--save_strategy steps --save_steps 200`, a command that was interrupted goes on from its last checkpoint when it
+is given again. The checkpoints of a student are deleted when its result is kept.
 """
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +35,7 @@ from precision import bfloat16_is_faster, training_dtype
 from result_files import machine, write_json
 from scoring import answer, loss_per_token
 from start_adaptation import continue_texts, copy_tokens
+from start_progress import Budget, Progress, last_checkpoint
 from start_students import COMPARED, STUDENTS, Student
 from tasks import Task, load_task
 from timed_training import Clock, pace
@@ -42,7 +47,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    TrainerCallback,
     set_seed,
 )
 
@@ -60,6 +64,7 @@ RECIPE = {
     "optim": "adamw_torch_fused",
     "logging_strategy": "no",
     "save_strategy": "no",
+    "save_total_limit": 1,
     "report_to": "none",
     "disable_tqdm": True,
     "dataloader_pin_memory": False,
@@ -121,34 +126,8 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return rows.map(encode_row, remove_columns=rows.column_names, desc="Tokenizing")
 
 
-class Budget(TrainerCallback):
-    """Scores a student whenever its time has doubled, with the clock stopped, and ends the training in time."""
-
-    def __init__(self, clock: Clock, marks: Sequence[float], measure: Callable[[int, float, float], None]) -> None:
-        self.clock = clock
-        self.marks = list(marks)
-        self.measure = measure
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Scores the student as it starts."""
-        spent = self.clock.seconds()
-        self.measure(0, spent, spent)
-        self.clock.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Scores it if a mark is passed."""
-        if self.clock.seconds() < self.marks[0]:
-            return
-        seconds = self.clock.stop()
-        passed = [mark for mark in self.marks if mark <= seconds]
-        self.measure(state.global_step, seconds, passed[-1])
-        self.marks = self.marks[len(passed) :]
-        control.should_training_stop = not self.marks
-        self.clock.start()
-
-
 class Examination:
-    """Scores a student on held-out rows, and keeps the points of its curve."""
+    """Scores a student on held-out rows: the points of its curve."""
 
     def __init__(
         self, trainer: Seq2SeqTrainer, encoded: Dataset, targets: Sequence[str], task: Task, label: str
@@ -158,10 +137,9 @@ class Examination:
         self.targets = targets
         self.task = task
         self.label = label
-        self.points: list[dict[str, float]] = []
 
-    def __call__(self, step: int, seconds: float, mark: float) -> None:
-        """Adds a point and prints it.
+    def __call__(self, step: int, seconds: float, mark: float) -> dict[str, float]:
+        """Returns a point, and prints it.
 
         Args:
             step: Steps so far.
@@ -183,8 +161,8 @@ class Examination:
             )
             line += f"   {self.task.metric} {point['score']:5.1f}"
         model.train()
-        self.points.append(point)
         print(line, flush=True)
+        return point
 
     def _batches(self) -> Iterable[dict[str, torch.Tensor]]:
         args = self.trainer.args
@@ -208,35 +186,59 @@ def marks_of(first_minutes: float, minutes: float) -> list[float]:
 
 
 def train(
-    student: Student, task: Task, comparison: ComparisonArguments, args: Seq2SeqTrainingArguments
+    student: Student, task: Task, comparison: ComparisonArguments, args: Seq2SeqTrainingArguments, folder: Path
 ) -> dict[str, Any]:
-    """Trains a student for its time and returns its record: what it was and the points of its curve."""
+    """Trains a student for its time and returns its record: what it was and the points of its curve.
+
+    Args:
+        student: Who.
+        task: On what.
+        comparison: How long, and on which rows it is scored.
+        args: Of the training; what is the student's own is set in them.
+        folder: Of the checkpoints. It goes on from the last one that is there.
+    """
+    args.learning_rate = student.learning_rate
+    args.output_dir = str(folder)
+    checkpoint = last_checkpoint(folder)
     set_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(comparison.source)
     model = student.build(comparison.source)
     # another token than the one that ends an answer
     tokenizer.pad_token_id = model.config.pad_token_id
+    scored = task.held_out.select(range(comparison.skip_rows, comparison.skip_rows + comparison.score_rows))
+    settings = {
+        "student": {**asdict(student), "parameters": model.num_parameters()},
+        "task": comparison.task,
+        "metric": task.metric,
+        "train_rows": len(task.train),
+        "scored_rows": [comparison.skip_rows, comparison.skip_rows + len(scored)],
+        "minutes": comparison.minutes,
+        "machine": machine(args.device, comparison.threads),
+    }
+    end = 60 * comparison.minutes
+    progress = Progress.of(checkpoint, settings, marks_of(comparison.first_minutes, comparison.minutes))
     on_cpu = args.device.type == "cpu"
     clock = Clock(time.process_time if on_cpu else time.monotonic)
-    marks = marks_of(comparison.first_minutes, comparison.minutes)
-    args.learning_rate = student.learning_rate
     student.freeze(model)
-    adapted_rows = 0
-    if student.adaptation_share:
-        seconds = student.adaptation_share * marks[-1]
+    if progress.points:
+        # the rate falls from where the task began
+        clock.spent = progress.points[0]["seconds"]
+    elif student.adaptation_share:
+        seconds = student.adaptation_share * end
         clock.start()
         adaptation = {
             "continue": partial(continue_texts, rows=task.train, chunk_length=LONGEST),
             "copy": partial(copy_tokens, encode=partial(encode_ids, tokenizer)),
         }[student.adaptation]
-        adapted_rows = adaptation(
+        progress.adaptation_rows = adaptation(
             model,
             tokenizer,
             args=args,
             rates=student.rates,
             share_done=lambda: min(1.0, clock.seconds() / seconds),
         )
-        print(f"{student.name:<16}{clock.stop():>7.0f} s {adapted_rows:>7,} rows       adapted", flush=True)
+        adapted = f"{clock.stop():>7.0f} s {progress.adaptation_rows:>7,} rows       adapted"
+        print(f"{student.name:<16}{adapted}", flush=True)
     optimizer = build_optimizer(model, args, student.rates)
 
     trainer = Seq2SeqTrainer(
@@ -245,25 +247,13 @@ def train(
         train_dataset=encode(task.train, tokenizer),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
-        optimizers=(optimizer, pace(optimizer, clock, marks[-1], student.warmup_steps)),
+        optimizers=(optimizer, pace(optimizer, clock, end, student.warmup_steps)),
     )
-    scored = task.held_out.select(range(comparison.skip_rows, comparison.skip_rows + comparison.score_rows))
     encoded = encode(scored, tokenizer).remove_columns("length")
     targets = [text.strip() for text in tokenizer.batch_decode(list(encoded["labels"]), skip_special_tokens=True)]
-    examination = Examination(trainer, encoded, targets, task, student.name)
-    trainer.add_callback(Budget(clock, marks, examination))
-    trainer.train()
-    return {
-        "student": {**asdict(student), "parameters": model.num_parameters()},
-        "task": comparison.task,
-        "metric": task.metric,
-        "train_rows": len(task.train),
-        "adaptation_rows": adapted_rows,
-        "scored_rows": [comparison.skip_rows, comparison.skip_rows + len(scored)],
-        "minutes": comparison.minutes,
-        "machine": machine(args.device, comparison.threads),
-        "points": examination.points,
-    }
+    trainer.add_callback(Budget(clock, Examination(trainer, encoded, targets, task, student.name), progress))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {**settings, "adaptation_rows": progress.adaptation_rows, "points": progress.points}
 
 
 def add_result(path: Path, record: dict[str, Any]) -> None:
@@ -297,8 +287,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(comparison.threads)
     task = load_task(comparison.task, comparison.data_dir)
     comparison.source = str(smollm2(comparison.source))
+    output_dir = Path(training.output_dir)
     for name in comparison.students:
-        add_result(Path(comparison.results), train(STUDENTS[name], task, comparison, training))
+        folder = output_dir / f"{comparison.task}-{name}"
+        add_result(Path(comparison.results), train(STUDENTS[name], task, comparison, training, folder))
+        # its checkpoints have served
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

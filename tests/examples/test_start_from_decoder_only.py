@@ -14,6 +14,7 @@ from datasets import Dataset
 from readme_blocks import README, markers, replaced
 from scoring import bleu, rouge_l
 from start_from_decoder_only import Clock, add_result, main, marks_of
+from start_progress import Budget, last_checkpoint
 from start_students import COMPARED, CROSS_ATTENTION, ENCODER, STUDENTS, Student
 from transformers import PreTrainedTokenizerFast
 
@@ -53,10 +54,10 @@ def run(monkeypatch, source, tmp_path):
     monkeypatch.setattr(comparison, "load_task", lambda *_: comparison.Task(rows, rows, "BLEU", bleu))
     results = tmp_path / "results" / "start_from_decoder_only.json"
 
-    def run():
+    def run(*more):
         options = "--minutes 0.01 --first_minutes 0.005 --score_rows 6 --skip_rows 4 --use_cpu true --bf16 false"
         folders = f"--source {source} --results {results} --output_dir {tmp_path / 'out'}"
-        main(["--task", "codexglue", "--students", *students, *options.split(), *folders.split()])
+        main(["--task", "codexglue", "--students", *students, *options.split(), *folders.split(), *more])
         return json.loads(results.read_text())
 
     return run, results
@@ -90,6 +91,57 @@ def test_every_student_has_its_time_and_its_scores(run):
         assert all(earlier["examples"] < later["examples"] for earlier, later in pairwise(points))
         assert all(0 <= point["score"] <= 100 for point in points)
         assert points[-1]["loss"] < start["loss"]
+
+
+@pytest.mark.usefixtures("fake_clock")
+def test_what_was_interrupted_goes_on_as_if_it_had_not_been(run, monkeypatch, tmp_path):
+    run, results = run
+    often = ["--save_strategy", "steps", "--save_steps", "4"]
+    whole = run(*often)
+    assert list((tmp_path / "out").iterdir()) == []
+    results.unlink()
+    saves = itertools.count(1)
+    on_save = Budget.on_save
+
+    def interrupted(*arguments, **options):
+        on_save(*arguments, **options)
+        # each student in the middle of an epoch and at the end of one
+        if next(saves) % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Budget, "on_save", interrupted)
+    interruptions = 0
+    while True:
+        try:
+            assert run(*often) == whole
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions > len(whole)
+
+
+@pytest.mark.usefixtures("fake_clock")
+def test_another_training_does_not_go_on_from_a_checkpoint(run, monkeypatch, tmp_path):
+    run, _ = run
+    often = ["--save_strategy", "steps", "--save_steps", "4"]
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Budget, "on_save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*often)
+    with pytest.raises(ValueError, match=r"checkpoint-4 is of minutes 0\.01, and not 0\.02: name another output_dir"):
+        run(*often, "--minutes", "0.02")
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path / "none") is None
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 11:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_a_second_run_replaces_its_records_and_the_report_shows_them(run, tmp_path):
