@@ -44,7 +44,7 @@ JAVA_TO_CSHARP := --task codexglue --data_dir $(CODEXGLUE)
 CHOSEN_ON := --skip_rows 0 --score_rows 60
 start: $(INSTALLED)  ## Compare starts from SmolLM2 with random ones (CODEXGLUE=FOLDER of its files; many hours)
 	$(START) $(DOCSTRINGS) --minutes 120 --first_minutes 7.5 --students whole whole-random small
-	$(START) $(JAVA_TO_CSHARP) --minutes 30 --first_minutes 2 --students whole whole-random small
+	$(START) $(JAVA_TO_CSHARP) --minutes 120 --first_minutes 7.5 --students whole whole-random small
 	$(START) $(DOCSTRINGS) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
 	$(START) $(JAVA_TO_CSHARP) --minutes 6 --first_minutes 1.5 $(CHOSEN_ON) --results examples/results/start_six_minutes.json
 	$(START) $(JAVA_TO_CSHARP) --minutes 2 $(CHOSEN_ON) --students trials --results examples/results/start_trials.json
