@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -55,7 +57,8 @@ class Checkpoint:
 
         Raises:
             ImportError: If a package that reads GGUF files is missing.
-            ValueError: If a file is named that does not exist or is not GGUF, or a folder of GGUF files alone.
+            ValueError: If a file is named that does not exist or is not GGUF, a folder of GGUF files alone, or what
+                is neither a folder nor an id.
         """
         path, name = Path(name_or_path), str(name_or_path)
         if path.suffix == ".gguf" and not path.is_dir():
@@ -69,6 +72,8 @@ class Checkpoint:
             _check_folder(path, gguf_file)
         elif path != Path(name_or_path):
             raise ValueError(f"there is no folder {path}: of a repository, name the file by gguf_file")
+        else:
+            _check_id(name)
         if gguf_file is not None:
             require_gguf(gguf_file)
         return cls(name=name, gguf_file=gguf_file, hub={"revision": revision, "token": token})
@@ -150,6 +155,16 @@ class Checkpoint:
             cached_file(self.name, file, **self.hub, _raise_exceptions_for_missing_entries=False) is not None
             for file in TOKENIZER_FILES
         )
+
+
+def _check_id(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"there is no folder {name}, and no repository on the Hub can have that id: name a folder, an id such as "
+            "owner/name, or a .gguf file"
+        ) from error
 
 
 def _check_folder(folder: Path, gguf_file: str | None) -> None:
