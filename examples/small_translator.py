@@ -5,7 +5,7 @@ r"""A translator from Java to C# of 3.9M parameters, from random weights, in an 
     encdec-slm evaluate outputs/small_translator --task codexglue_java_cs --output outputs/small_translator/scores \
       --data FOLDER/valid.java FOLDER/valid.cs --max-new-tokens 512
 
-`java_to_csharp.py` starts from a language model of 214M parameters, which slow cores show a part of the pairs in an
+`java_to_csharp.py` starts from a language model of 214M parameters, which two cores show a part of the pairs in an
 hour; this one sees a pair in a fraction of that time. It has a vocabulary of the parts of names (`code_tokenizer.py`),
 its cross-attention compares places (`cross_attention_rope`), and it is made to copy (`code_rows.py`): first it writes
 random tokens as it reads them, then come pairs, the short ones first, and in one of two the names are others. Half of
