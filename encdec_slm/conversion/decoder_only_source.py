@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not typed as such
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
