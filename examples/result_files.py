@@ -59,11 +59,8 @@ class Parts:
 
 
 def machine(device: torch.device, threads: int) -> str:
-    """What the times were taken on, with the instructions that torch uses: processors of one name differ in them."""
-    if device.type == "cpu":
-        where = f"{processor_name()} with {torch.backends.cpu.get_cpu_capability()}, {threads} thread(s)"
-    else:
-        where = torch.cuda.get_device_name(device)
+    """What the times were taken on."""
+    where = f"{processor_name()}, {threads} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return f"{where}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
