@@ -123,7 +123,7 @@ def from_decoder_only(
 
     Raises:
         ImportError: If a package that reads GGUF files is missing.
-        OSError: If the folder or repository does not exist or has no model.
+        OSError: If the repository does not exist, or it or the folder has no model.
         ValueError: If the source cannot be carried exactly, or the layers asked for do not exist.
 
     Example:
