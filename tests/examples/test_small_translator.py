@@ -21,9 +21,11 @@ OPTIONS = ["--minutes", "0.05", "--threads", "1", "--use_cpu", "true", "--disabl
 SIZE = ["--hidden_size", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--vocab_size", "300"]
 
 
-def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("bf16", "dtype"), [("false", "float32"), ("true", "bfloat16")])
+def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch, bf16, dtype):
     monkeypatch.setattr(small_translator, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
-    small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, "--dropout", "0.2", "--output_dir", str(tmp_path)])
+    options = [*OPTIONS, *SIZE, "--dropout", "0.2", "--bf16", bf16, "--output_dir", str(tmp_path)]
+    small_translator.main(["--data_dir", "none", *options])
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert model.config.encoder.dropout == model.config.decoder.dropout == 0.2
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -33,17 +35,20 @@ def test_what_is_saved_answers_by_the_pipeline(tmp_path, monkeypatch):
     record = json.loads((tmp_path / TRAINING).read_text())
     assert record["parameters"] == model.num_parameters()
     assert record["label"] == "from random weights"
-    assert record["pairs"] % 8 == 0 < record["pairs"]
+    assert record["dtype"] == dtype
+    assert record["pairs"] > 0
     assert record["minutes"] >= 0.05
 
 
 def test_what_is_other_than_by_default_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(small_translator, "load_task", lambda *_: Task(ROWS, ROWS, "BLEU", bleu))
-    other = ["--copy_share", "0", "--cross_attention_rope", "false", "--joined_share", "0.5"]
+    other = ["--copy_share", "0", "--cross_attention_rope", "false", "--joined_share", "0"]
     small_translator.main(["--data_dir", "none", *OPTIONS, *SIZE, *other, "--output_dir", str(tmp_path)])
     assert not AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.decoder.cross_attention_rope
-    label = json.loads((tmp_path / TRAINING).read_text())["label"]
-    assert label == "from random weights, nothing copied first, no places in cross-attention, several pairs in a row"
+    record = json.loads((tmp_path / TRAINING).read_text())
+    label = "from random weights, nothing copied first, no places in cross-attention, one pair in a row"
+    assert record["label"] == label
+    assert record["pairs"] % 8 == 0 < record["pairs"]
 
 
 @pytest.mark.slow
@@ -53,7 +58,8 @@ def test_two_processes_end_at_one_time(tmp_path):
         for language, target in (("java", "int a() {}"), ("cs", "int A(){}")):
             (tmp_path / f"{kind}.{language}").write_text(f"{target}\n" * 600)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [small_translator.__file__, "--data_dir", str(tmp_path), *OPTIONS, *SIZE, "--output_dir", str(tmp_path)]
+    options = [*OPTIONS, *SIZE, "--joined_share", "0", "--output_dir", str(tmp_path)]
+    script = [small_translator.__file__, "--data_dir", str(tmp_path), *options]
     subprocess.run([*command, *script], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=True)
     record = json.loads((tmp_path / TRAINING).read_text())
     # rows of two processes
