@@ -99,9 +99,9 @@ def evaluate(
         ValueError: If an argument, the rows, the model or what is in the folder do not go together.
         ImportError: If an optional package is missing.
     """
-    start = time.perf_counter()
     loading = loading or Loading()
     task = _with_metrics(find_task(task) if isinstance(task, str) else task, metrics)
+    start = time.perf_counter()
     if instruction is not None:
         task = _with_instruction(task, instruction, template)
     examples = read_examples(task, files=data, config=dataset_config, split=split, limit=limit, prompt=prompt)
@@ -165,10 +165,14 @@ def evaluate(
 
 
 def _with_metrics(task: Task, metrics: Sequence[str] | None) -> Task:
-    unknown = [name for name in metrics or () if name not in METRICS]
+    """Returns a task that is scored by these metrics, or by its own, once they are ready to score."""
+    task = task if metrics is None else replace(task, metrics=tuple(metrics))
+    unknown = [name for name in task.metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"there is no metric {', '.join(unknown)}: take some of {', '.join(METRICS)}")
-    return task if metrics is None else replace(task, metrics=tuple(metrics))
+    for name in task.metrics:
+        METRICS[name].load()
+    return task
 
 
 def _with_instruction(task: Task, instruction: str, template: str | None) -> Task:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,29 @@ class Metric:
         count: Returns the numbers of one example, from its prediction and its references.
         scores: Returns the scores by name, from the sums of those numbers.
         takes_empty: Whether an empty reference means something.
+        module: What of another package does the counting, if any does.
     """
 
     count: Callable[[str, Sequence[str]], Sequence[float]]
     scores: Callable[[Sums], Scores]
     takes_empty: bool = False
+    module: str | None = None
+
+    def load(self) -> None:
+        """Imports the module, which for some takes seconds: better before a model answers than after it.
+
+        Raises:
+            ImportError: If its package is missing.
+        """
+        if self.module is None:
+            return
+        try:
+            import_module(self.module)
+        except ImportError as error:
+            raise ImportError(
+                f"the scores need the package {self.module.partition('.')[0].replace('_', '-')}: "
+                "pip install 'encdec-slm[evaluation]'"
+            ) from error
 
     def counts(self, *, predictions: Sequence[str], references: References) -> Sums:
         """Returns the numbers of all examples, of shape (examples, numbers).
@@ -124,7 +143,7 @@ def _sacrebleu_metric(title: str, name: str, **options: Any) -> Metric:
         metric = _sacrebleu(name, **options)
         return {title: float(metric._compute_score_from_stats([int(number) for number in sums]).score)}
 
-    return Metric(count=count, scores=scores)
+    return Metric(count=count, scores=scores, module="sacrebleu.metrics")
 
 
 def _code_bleu_scores(sums: Sums) -> Scores:
@@ -220,14 +239,16 @@ bleu = _sacrebleu_metric("bleu", "BLEU")
 chrf = _sacrebleu_metric("chrf", "CHRF")
 # tokens between blanks: what CodeXGLUE calls BLEU of translated code
 code_bleu = Metric(
-    count=_sacrebleu_metric("code_bleu", "BLEU", tokenize="none", force=True).count, scores=_code_bleu_scores
+    count=_sacrebleu_metric("code_bleu", "BLEU", tokenize="none", force=True).count,
+    scores=_code_bleu_scores,
+    module="sacrebleu.metrics",
 )
-code_to_text_bleu = Metric(count=_code_to_text, scores=mean_of("code_to_text_bleu"))
+code_to_text_bleu = Metric(count=_code_to_text, scores=mean_of("code_to_text_bleu"), module="sacrebleu.metrics")
 # F1 with stemming; a line break ends a sentence in rougeLsum
-rouge = Metric(count=_rouge, scores=mean_of(*ROUGE_TYPES))
+rouge = Metric(count=_rouge, scores=mean_of(*ROUGE_TYPES), module="rouge_score.rouge_scorer")
 exact_match = Metric(count=_exact_match, scores=mean_of("exact_match"))
 # edits per word of the nearest reference
-word_error_rate = Metric(count=_word_errors, scores=mean_of("word_error_rate"))
+word_error_rate = Metric(count=_word_errors, scores=mean_of("word_error_rate"), module="jiwer")
 # an empty text, or no reference, says that there is no answer
 squad_v2 = Metric(count=_squad_v2, scores=_squad_v2_scores, takes_empty=True)
 vqa_accuracy = Metric(

@@ -62,7 +62,7 @@ class Evaluation:
         examples: How many were scored.
         scores: In the order of the task's metrics, a judge's last.
         answered: How many of them in this run; the others before.
-        seconds: Of this run, but for loading the model and judging.
+        seconds: Of this run, but for loading the model and the metrics' packages, and judging.
         generation_seconds: Of these within `generate`.
         truncated: Inputs of this run that were cut to the longest that the model takes.
         unjudged: Answers of which the judge said nothing that can be read.

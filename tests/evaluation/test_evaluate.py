@@ -1,6 +1,7 @@
 """An evaluation scores what `generate` answers to each row alone, keeps what is done, and goes on with it."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,6 +168,15 @@ def test_a_copy_of_the_input_is_scored_as_an_answer(write_rows, tmp_path):
     assert predictions(tmp_path) == ["int a;", "boolean b;"]
     assert found.metrics["exact_match"] == 50
     assert 0 < found.metrics["code_bleu"] < 100
+
+
+def test_a_package_that_a_metric_lacks_is_named_before_anything_is_answered(rows_file, tmp_path, monkeypatch):
+    # as if it was not installed
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    monkeypatch.delitem(sys.modules, "rouge_score.rouge_scorer", raising=False)
+    with pytest.raises(ImportError, match=r"package rouge-score: pip install 'encdec-slm\[evaluation\]'"):
+        evaluate("copy", "text", output=tmp_path / "output", data=[rows_file])
+    assert not (tmp_path / "output").exists()
 
 
 def test_the_results_are_what_a_model_card_reads(rows_file, model_folder, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +256,25 @@ def test_an_interval_of_what_never_varies_is_a_point():
 def test_what_cannot_be_scored_is_refused(predictions, references, message):
     with pytest.raises(ValueError, match=message):
         rouge(predictions=predictions, references=references)
+
+
+# counts once with every metric, and prints the packages that this imported
+IMPORTED_LATE = """
+import sys
+from encdec_slm.evaluation.metrics import METRICS
+
+def packages():
+    return {name.partition(".")[0] for name in sys.modules}
+
+for metric in METRICS.values():
+    metric.load()
+before = packages()
+for metric in METRICS.values():
+    metric(predictions=["a b"], references=["a c"])
+print(*packages() - before & {"jiwer", "nltk", "rouge_score", "sacrebleu"})
+"""
+
+
+def test_a_loaded_metric_has_its_packages():
+    command = [sys.executable, "-c", IMPORTED_LATE]
+    assert not subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
