@@ -33,7 +33,7 @@ def dataset_source(
         builders: Suffixes of files that can be read, and what `datasets` calls their kind.
 
     Raises:
-        ValueError: If a file is missing, of a kind that cannot be read, or of another kind than the others.
+        ValueError: If a file is missing, empty, of a kind that cannot be read, or of another kind than the others.
     """
     if train_files is None:
         return {"path": name, "name": config_name}
@@ -44,10 +44,35 @@ def dataset_source(
             raise ValueError(f"{path} is of no kind that can be read: use {', '.join(builders)}")
         if not path.is_file():
             raise ValueError(f"the file {path} does not exist")
+        if not path.stat().st_size:
+            raise ValueError(f"the file {path} is empty: give one with rows")
     kinds = {builders[path.suffix] for path in paths}
     if len(kinds) > 1:
         raise ValueError(f"the files are of several kinds ({', '.join(sorted(kinds))}): give those of one kind")
     return {"path": kinds.pop(), "data_files": {split: group for split, group in files.items() if group}}
+
+
+def load_splits(source: Mapping[str, Any], **options: Any) -> Any:
+    """Returns what `datasets.load_dataset` makes of a source.
+
+    Args:
+        source: See `dataset_source`.
+        options: Of `datasets.load_dataset`.
+
+    Raises:
+        ValueError: If what is there cannot be read as what it is said to be.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetBuildError
+
+    try:
+        return load_dataset(**source, **options)
+    except (DatasetBuildError, StopIteration, ValueError) as error:
+        kind, groups = source["path"], source.get("data_files", {}).values()
+        files = ", ".join(str(file) for group in groups for file in group)
+        # the library's own message may say that there was an error, and its cause which
+        reason = error.__cause__ or error
+        raise ValueError(f"{files} cannot be read as {kind}: {reason}" if files else f"{kind}: {reason}") from error
 
 
 def hold_out(rows: "Dataset", percentage: int, *, what: str = "rows") -> "tuple[Dataset, Dataset]":

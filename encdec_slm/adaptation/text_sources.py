@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from encdec_slm.adaptation.arguments import AdaptationArguments
-from encdec_slm.data_files import ROW_BUILDERS, dataset_source, first_rows, hold_out
+from encdec_slm.data_files import ROW_BUILDERS, dataset_source, first_rows, hold_out, load_splits
 
 
 if TYPE_CHECKING:
@@ -19,12 +19,10 @@ def load_texts(arguments: AdaptationArguments) -> "tuple[Dataset | IterableDatas
     number where a stream has no length. They are the same for every seed.
 
     Raises:
-        ValueError: If there is no `train` split, a file is missing or of a kind that cannot be read, or too few
-            documents are left on either side.
+        ValueError: If there is no `train` split, a file is missing or cannot be read, or too few documents are left
+            on either side.
     """
-    from datasets import load_dataset
-
-    splits = load_dataset(**_source(arguments), cache_dir=arguments.cache_dir, streaming=arguments.streaming)
+    splits = load_splits(_source(arguments), cache_dir=arguments.cache_dir, streaming=arguments.streaming)
     if "train" not in splits:
         raise ValueError(f"{arguments.dataset_name} has no split named train, only {', '.join(splits)}")
     train = splits["train"]

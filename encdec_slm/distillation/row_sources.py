@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encdec_slm.data_files import ROW_BUILDERS, dataset_source, first_rows, hold_out
+from encdec_slm.data_files import ROW_BUILDERS, dataset_source, first_rows, hold_out, load_splits
 from encdec_slm.distillation.images import IMAGES
 
 
@@ -62,11 +62,9 @@ def load_rows(arguments: RowArguments) -> "tuple[Dataset, Dataset]":
     seed.
 
     Raises:
-        ValueError: If there is no `train` split, a file is missing or of a kind that cannot be read, a column is not
-            there, an image is not where its path says, or no rows are left on either side.
+        ValueError: If there is no `train` split, a file is missing or cannot be read, a column is not there, an image
+            is not where its path says, or no rows are left on either side.
     """
-    from datasets import load_dataset
-
     source = dataset_source(
         name=arguments.dataset_name,
         config_name=arguments.dataset_config_name,
@@ -74,7 +72,7 @@ def load_rows(arguments: RowArguments) -> "tuple[Dataset, Dataset]":
         validation_files=arguments.validation_file,
         builders=ROW_BUILDERS,
     )
-    splits = load_dataset(**source)
+    splits = load_splits(source)
     if "train" not in splits:
         raise ValueError(f"{arguments.dataset_name} has no split named train, only {', '.join(splits)}")
     names = {arguments.source_column: "source", arguments.target_column: "target", arguments.image_column: IMAGES}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encdec_slm.data_files import ROW_BUILDERS, dataset_source
+from encdec_slm.data_files import ROW_BUILDERS, dataset_source, load_splits
 from encdec_slm.evaluation.tasks import IMAGE, IMAGES, SOURCE, TARGET, Task, fields_of
 
 
@@ -107,18 +107,19 @@ def read_examples(
 
 
 def _rows(task: Task, files: Sequence[str] | None, config: str | None, split: str | None) -> "Dataset":
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset
 
     if files is None:
         if task.dataset is None:
             raise ValueError(f"the task {task.title} has no data set of its own: give files with --data")
-        return load_dataset(task.dataset, config or task.config, split=split or task.split, revision=task.revision)
+        source = {"path": task.dataset, "name": config or task.config}
+        return load_splits(source, split=split or task.split, revision=task.revision)
     if len(files) == 2 and not any(Path(file).suffix in ROW_BUILDERS for file in files):
         return Dataset.from_dict(_aligned_lines(task, *files))
     source = dataset_source(
         name=None, config_name=None, train_files=files, validation_files=None, builders=ROW_BUILDERS
     )
-    return load_dataset(source["path"], data_files=source["data_files"], split="train")
+    return load_splits(source, split="train")
 
 
 def _aligned_lines(task: Task, sources: str, targets: str) -> dict[str, list[str]]:
