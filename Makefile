@@ -72,18 +72,24 @@ PROCESSES ?= 2
 TRANSLATORS := outputs/small_translator outputs/java_to_csharp
 # the one of results-distillation, if it is there
 TRANSLATING_TEACHER := $(wildcard outputs/distillation_results/codexglue/teacher)
-# the small one is quick enough to be asked by a beam search too
+# the small one is quick enough to be asked by a beam search too, and with its pairs in memory
 BEAMS := outputs/small_translator/scores_5_beams
-SCORED := outputs/copy outputs/small_translator/scores $(BEAMS) outputs/java_to_csharp/scores \
-  $(addsuffix /scores,$(TRANSLATING_TEACHER))
+MEMORY := outputs/small_translator_memory
+SCORED := outputs/copy outputs/small_translator/scores $(BEAMS) $(MEMORY)/scores $(MEMORY)/scores_5_beams \
+  outputs/java_to_csharp/scores $(addsuffix /scores,$(TRANSLATING_TEACHER))
 results-translation: $(INSTALLED)  ## Train two translators from Java to C# for an hour each, and score them (CODEXGLUE=FOLDER)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCESSES) examples/small_translator.py --data_dir $(CODEXGLUE) \
 	  --minutes 60 --output_dir outputs/small_translator
+	$(BIN)/python examples/remember_pairs.py --model outputs/small_translator --data_dir $(CODEXGLUE) \
+	  --output_dir $(MEMORY) --overwrite
 	$(BIN)/python examples/java_to_csharp.py --data_dir $(CODEXGLUE) --minutes 60 --output_dir outputs/java_to_csharp
 	$(BIN)/encdec-slm evaluate copy $(TRANSLATION) --output outputs/copy
 	set -e; for model in $(TRANSLATORS); do \
 	  $(BIN)/encdec-slm evaluate $$model $(TRANSLATION) --max-new-tokens 512 --output $$model/scores; done
 	$(BIN)/encdec-slm evaluate outputs/small_translator $(TRANSLATION) --max-new-tokens 512 --num-beams 5 --output $(BEAMS)
+	$(BIN)/encdec-slm evaluate $(MEMORY) --trust-remote-code $(TRANSLATION) --max-new-tokens 512 --output $(MEMORY)/scores
+	$(BIN)/encdec-slm evaluate $(MEMORY) --trust-remote-code $(TRANSLATION) --max-new-tokens 512 --num-beams 5 \
+	  --output $(MEMORY)/scores_5_beams
 	$(if $(TRANSLATING_TEACHER),$(BIN)/encdec-slm evaluate $(TRANSLATING_TEACHER) $(TRANSLATION) --instruction '{source}' \
 	  --max-new-tokens 512 --output $(TRANSLATING_TEACHER)/scores)
 	$(BIN)/python examples/java_to_csharp_report.py $(SCORED)

@@ -8,7 +8,8 @@ A model of a few million parameters cannot know ten thousand pairs by heart, but
 near to those that it had in a pair, what follows there is a good guess: which of the forms that a source may have in
 the other language its project uses, say. What is written is the model's folder and, in `custom_generate`, its states
 and the code that asks them: `AutoModelForSeq2SeqLM.from_pretrained(..., trust_remote_code=True)` generates with them,
-where this package is not installed too. Without that argument the folder is the model alone.
+where this package is not installed too. Without that argument the folder is the model alone. The memory holds the
+targets of the pairs: whoever is given it is given them.
 """
 
 import json
@@ -87,7 +88,7 @@ def remember(
     rows = [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
     collator = DataCollatorForSeq2Seq(tokenizer, model=model)
     order = sorted(range(len(rows)), key=lambda place: len(sources[place]) + len(targets[place]), reverse=True)
-    means, states = torch.empty(len(rows), model.config.encoder.hidden_size), [torch.empty(0)] * len(rows)
+    means, states = [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
     model.eval()
     with torch.no_grad(), generate.states_of_the_head(model) as read:
         for start in logging.tqdm(range(0, len(order), batch_size), desc="remembered"):
@@ -95,11 +96,11 @@ def remember(
             batch = collator([rows[place] for place in places]).to(model.device)
             labels = batch.pop("labels")
             encoded = model(**batch).encoder_last_hidden_state
-            means[places] = generate.mean_states(encoded, batch["attention_mask"]).cpu()
-            for place, own, are_tokens in zip(places, read["states"].cpu(), (labels != -100).cpu(), strict=True):
-                states[place] = own[are_tokens].to(torch.bfloat16)
+            found = generate.mean_states(encoded, batch["attention_mask"]), read["states"], labels != -100
+            for place, mean, own, are_tokens in zip(places, *(each.cpu() for each in found), strict=True):
+                means[place], states[place] = mean, own[are_tokens].to(torch.bfloat16)
     return {
-        "sources": means,
+        "sources": torch.stack(means),
         "states": torch.cat(states),
         "tokens": torch.tensor([token for target in targets for token in target]),
         "ends": torch.tensor([len(target) for target in targets]).cumsum(0),
@@ -132,7 +133,8 @@ def write_memory(arguments: MemoryArguments, pairs: Sequence[Pair]) -> None:
             minutes = round(said["minutes"] + (time.monotonic() - began) / 60, 1)
             label = f"{said['label']}, with its pairs in memory"
             write_json(folder / TRAINING, said | {"label": label, "minutes": minutes})
-    print(f"wrote {arguments.output_dir}: {len(pairs):,} pairs, {len(tensors['tokens']):,} tokens")
+    size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+    print(f"wrote {arguments.output_dir}: {len(pairs):,} pairs, {len(tensors['tokens']):,} tokens, {size:,.0f} MB")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

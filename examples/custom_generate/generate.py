@@ -56,7 +56,7 @@ class Memory:
         """Returns states and tokens of the pairs that are most like some sources, padded with a token of -1.
 
         Args:
-            sources: As the memory's, shape `(batch, hidden_size)`.
+            sources: As the memory's, in float32, shape `(batch, hidden_size)`.
 
         Returns:
             Shapes `(batch, most, hidden_size)` and `(batch, most)`.
@@ -66,7 +66,7 @@ class Memory:
         places = [torch.cat([torch.arange(begins[pair], self.ends[pair]) for pair in row]) for row in near]
         padded = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1).to(self.tokens.device)
         tokens = self.tokens[padded].masked_fill(padded < 0, -1)
-        return self.states[padded].to(sources.dtype), tokens
+        return self.states[padded].float(), tokens
 
 
 class NearestTokens(LogitsProcessor):
@@ -94,15 +94,15 @@ class NearestTokens(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         """Returns log-probabilities, shape `(rows, vocab_size)`; the rows of an answer lie one after the other."""
         batch, _, most = self.tokens.shape
-        now = self.read["states"][:, -1].to(self.states.dtype).view(batch, len(scores) // batch, -1)
+        now = self.read["states"][:, -1].float().view(batch, len(scores) // batch, -1)
         length = now.square().sum(dim=2, keepdim=True)
         # as products: `torch.cdist` would copy all states at each token
         distances = torch.baddbmm(self.lengths, now, self.states, alpha=-2).add_(length).clamp_(min=0)
         nearest = distances.topk(min(self.memory.neighbours, most), largest=False)
         counts = (-nearest.values / self.memory.temperature).exp().flatten(0, 1)
         tokens = self.tokens.expand_as(distances).gather(2, nearest.indices).flatten(0, 1)
-        prior = self.memory.prior * scores.softmax(dim=-1)
-        said = prior.scatter_add(1, tokens, counts.to(prior.dtype)) / (self.memory.prior + counts.sum(1, keepdim=True))
+        prior = self.memory.prior * scores.softmax(dim=-1, dtype=torch.float32)
+        said = prior.scatter_add(1, tokens, counts) / (self.memory.prior + counts.sum(1, keepdim=True))
         # what other processors forbid stays so
         return said.log().masked_fill(scores.isneginf(), -torch.inf)
 
@@ -129,7 +129,7 @@ def mean_states(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
         states: The encoder's, shape `(batch, source_length, hidden_size)`.
         attention_mask: Tells tokens from padding, shape `(batch, source_length)`.
     """
-    total = (states * attention_mask[..., None].to(states.dtype)).sum(dim=1)
+    total = (states.float() * attention_mask[..., None]).sum(dim=1)
     return torch.nn.functional.normalize(total, dim=-1)
 
 

@@ -81,10 +81,12 @@ def test_a_source_is_answered_alone_as_among_others_and_without_a_mask(rememberi
     assert tokenizer.batch_decode(model.generate(ids, max_new_tokens=TOKENS), skip_special_tokens=True) == together
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
-def test_where_the_model_says_all_it_is_the_model_alone(options, remembering, model_folder):
-    model, tokenizer = load(remembering(prior=1e12), trust_remote_code=True)
-    assert answers(model, tokenizer, SOURCES, **options) == answers(*load(model_folder), SOURCES, **options)
+def test_where_the_model_says_all_it_is_the_model_alone(options, dtype, remembering, model_folder):
+    remembers = load(remembering(prior=1e12), trust_remote_code=True, dtype=dtype)
+    alone = load(model_folder, dtype=dtype)
+    assert answers(*remembers, SOURCES, **options) == answers(*alone, SOURCES, **options)
 
 
 def test_what_is_said_is_a_distribution_and_what_is_forbidden_stays_so(remembering):
