@@ -134,13 +134,13 @@ def mean_states(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
 
 
 def memory_of(model: PreTrainedModel) -> Memory:
-    """Returns the memory that lies beside a model, which is read once.
+    """Returns the memory that lies beside a model, which is read once for a device.
 
     Raises:
         OSError: If there is none.
     """
     found: Memory | None = model.__dict__.get("_memory")
-    if found is None:
+    if found is None or found.states.device != model.device:
         place: dict[str, Any] = {"revision": getattr(model.config, "_commit_hash", None)}
         tensors, settings = (str(cached_file(model.name_or_path, name, **place)) for name in (TENSORS, SETTINGS))
         given = load_file(tensors, device=str(model.device)) | json.loads(Path(settings).read_text(encoding="utf-8"))
