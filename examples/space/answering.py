@@ -35,6 +35,9 @@ class Answer:
     is_complete: bool
 
 
+NOTHING_YET = Answer(text="", tokens=0, first_token_seconds=None, tokens_per_second=None, is_complete=False)
+
+
 class TokenStream(TokenClock):
     """Takes tokens from `generate` in one thread and shows in another what has come.
 
@@ -133,7 +136,8 @@ class Turns:
 
 
 def _follow(future: "Future[None]", stream: TokenStream, pause_seconds: float) -> Iterator[Answer]:
-    answer = stream.answer(is_complete=False)
+    # and not what has come by now, which nobody has seen
+    answer = NOTHING_YET
     while not answer.is_complete:
         wait([future], timeout=pause_seconds)
         # looked at before the tokens: a complete answer has them all

@@ -184,9 +184,11 @@ def test_two_visitors_never_make_two_models_write_at_once(encoder_decoder, decod
     assert log == ["begins", "ends"] * 6
 
 
-def test_who_leaves_ends_the_generation(encoder_decoder, turns, monkeypatch):
-    go_on, ended = Event(), []
+@pytest.mark.parametrize("is_late", [False, True], ids=["waits", "comes late"])
+def test_who_leaves_ends_the_generation(is_late, encoder_decoder, turns, monkeypatch):
+    go_on, first_token, ended = Event(), Event(), []
     original = encoder_decoder.model.generate
+    submit = turns._executor.submit
 
     def spy(**options):
         try:
@@ -199,12 +201,21 @@ def test_who_leaves_ends_the_generation(encoder_decoder, turns, monkeypatch):
         # the first token comes, the second not before the reader has left, however long the machine stands still;
         # the timeout is for a reader that is shown nothing
         if len(readings) == 3:
+            first_token.set()
             go_on.wait(timeout=600)
         readings.append(time.perf_counter())
         return readings[-1]
 
+    def submit_and_dawdle(*arguments):
+        future = submit(*arguments)
+        assert first_token.wait(timeout=600)
+        return future
+
     readings = []
     turns.clock = clock
+    if is_late:
+        # the first token is there before the reader looks for it
+        monkeypatch.setattr(turns._executor, "submit", submit_and_dawdle)
     monkeypatch.setattr(encoder_decoder.model, "generate", spy)
     answer = turns.answer(encoder_decoder, encoder_decoder.inputs(QUESTION))
     try:
