@@ -67,12 +67,17 @@ def load_splits(source: Mapping[str, Any], **options: Any) -> Any:
 
     try:
         return load_dataset(**source, **options)
-    except (DatasetBuildError, StopIteration, ValueError) as error:
-        kind, groups = source["path"], source.get("data_files", {}).values()
-        files = ", ".join(str(file) for group in groups for file in group)
-        # the library's own message may say that there was an error, and its cause which
-        reason = error.__cause__ or error
-        raise ValueError(f"{files} cannot be read as {kind}: {reason}" if files else f"{kind}: {reason}") from error
+    except DatasetBuildError as error:
+        # it says that there was an error, and its cause which
+        raise ValueError(_unreadable(source, error.__cause__ or error)) from error
+    except ValueError as error:
+        raise ValueError(_unreadable(source, error)) from error
+
+
+def _unreadable(source: Mapping[str, Any], reason: BaseException) -> str:
+    kind, groups = source["path"], source.get("data_files", {}).values()
+    files = ", ".join(str(file) for group in groups for file in group)
+    return f"{files} cannot be read as {kind}: {reason}" if files else f"{kind}: {reason}"
 
 
 def hold_out(rows: "Dataset", percentage: int, *, what: str = "rows") -> "tuple[Dataset, Dataset]":

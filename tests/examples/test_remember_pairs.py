@@ -114,25 +114,23 @@ def test_it_answers_in_an_evaluation_and_its_training_is_told(remembering, tmp_p
     assert said["minutes"] >= 2
 
 
-# prints whether this package was there, and an answer
+# prints an answer
 PROGRAM = """
 import sys
-from importlib.util import find_spec
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-sys.meta_path.insert(0, type("Blocker", (), {"find_spec": staticmethod(
-    lambda name, *_: (_ for _ in ()).throw(ModuleNotFoundError(name)) if name == "encdec_slm" else None)}))
+sys.modules["encdec_slm"] = None  # as if it was not installed
 model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokens = model.generate(**tokenizer(["a dog"], return_tensors="pt"), max_new_tokens=12)
-print("encdec_slm" in sys.modules, tokenizer.decode(tokens[0], skip_special_tokens=True))
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
 
 
 def test_it_answers_where_this_package_is_not(remembering, tmp_path):
     done = run_python("-c", PROGRAM, remembering(**EXACT), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "False no dog"
+    assert done.stdout.splitlines()[-1] == "no dog"
 
 
 @pytest.mark.parametrize(
